@@ -1,0 +1,1 @@
+"""Notebooks that papermill fills: the quickstart and the model card."""
