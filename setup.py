@@ -19,7 +19,7 @@ extras = {key: lines("extras", key) for key in config["extras"] if key not in co
 scripts = [f"{key} = {config['scripts'][key]}" for key in config["scripts"] if key not in config.defaults()]
 
 setup(
-    version=re.search(r'__version__ = "(.+)"', (HERE / "deploy_ext/__init__.py").read_text())[1],
+    version=re.findall(r'__version__ = "(.+)"', (HERE / "deploy_ext/__init__.py").read_text())[0],
     install_requires=lines("DEFAULT", "requirements"),
     extras_require=extras,
     entry_points={"console_scripts": scripts},

@@ -153,7 +153,7 @@ def write_atomic(path: str | Path, data: str | bytes, mode: int = 0o644) -> Path
 # %% ../nbs/00_core.ipynb #core-settings-code
 @dataclass(frozen=True)
 class Settings:
-    """Everything that can be set; each field is `DEPLOY_EXT_<FIELD>` in the environment and `<field>` in deploy.toml."""
+    """All that can be set: `DEPLOY_EXT_<FIELD>` in the environment, `<field>` in deploy.toml."""
 
     tracking_uri: str | None = None  # the MLflow server; MLFLOW_TRACKING_URI is honoured too; None: .deploy/mlflow.db
     experiment: str = "deploy_ext"  # the MLflow experiment that registrations are logged to
@@ -259,9 +259,9 @@ class ModelRef:
         return cls(m[1], m[2], int(m[3]) if m[3] else None)
 
     def __str__(self) -> str:
-        return (
-            f"{self.name}/{self.version}" if self.version else f"{self.name}@{self.alias}" if self.alias else self.name
-        )
+        if self.version:
+            return f"{self.name}/{self.version}"
+        return f"{self.name}@{self.alias}" if self.alias else self.name
 
 # %% ../nbs/00_core.ipynb #core-tables-code
 def cell(value: Any) -> str:
@@ -310,8 +310,8 @@ FORMAT = 1  # fields are only added, with a default; a reader ignores what it do
 
 def plain(value: Any) -> Any:
     """`value` as JSON knows it: records as objects with their type, dates as ISO text, NaN as null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Record):
+        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(typing.cast(Any, value))}
         return {"format": FORMAT, "type": type(value).__name__.lower(), **fields}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
@@ -323,7 +323,7 @@ def plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, Path):
         return str(value)
-    return value.item() if hasattr(value, "item") else value
+    return value.item() if hasattr(value, "item") else value  # a numpy scalar
 
 
 class Record:
@@ -467,13 +467,17 @@ class Version(Record):
         return f"{self.name}/{self.version}"
 
     def _rows(self) -> list[dict[str, Any]]:
-        told = {**dataclasses.asdict(self), "verdict": self.verdict and ("passed" if self.verdict.passed else "failed")}
-        told["runtime"] += ", runs code on load" if self.runs_code else ""
-        told |= {
-            f"{k}": v for k, v in self.provenance.items() if isinstance(v, (str, int, float)) and "\n" not in str(v)
+        judged = "" if self.verdict is None else "passed" if self.verdict.passed else "failed"
+        told = {
+            "purpose": self.purpose,
+            "aliases": self.aliases,
+            "runtime": self.runtime + (", runs code on load" if self.runs_code else ""),
+            "verdict": judged,
+            "bundle": self.bundle[:12],
+            "created": self.created,
+            **{k: v for k, v in self.provenance.items() if isinstance(v, (str, int, float)) and "\n" not in str(v)},
         }
-        hidden = ("name", "version", "provenance", "runs_code")
-        return [{"what": k, "": v} for k, v in told.items() if k not in hidden and v not in ("", None, ())]
+        return [{"what": k, "": v} for k, v in told.items() if v not in ("", None, ())]
 
     def _title(self) -> str:
         return str(self)
@@ -537,19 +541,7 @@ class Endpoint(Record):
     example: str = ""  # a curl line that can be pasted
 
     def _rows(self) -> list[dict[str, Any]]:
-        shown = (
-            "name",
-            "kind",
-            "version",
-            "follows",
-            "state",
-            "url",
-            "since",
-            "requests",
-            "errors",
-            "restarts",
-            "detail",
-        )
+        shown = ("name", "kind", "version", "follows", "state", "url", "since", "requests", "errors", "detail")
         return [{k: getattr(self, k) for k in shown}]
 
     def _title(self) -> str:
@@ -585,17 +577,11 @@ class Listing(Record, Sequence):
 # %% ../nbs/00_core.ipynb #core-progress-code
 @contextlib.contextmanager
 def progress(title: str, steps: int) -> Iterator[typing.Callable[[str], None]]:
-    """A bar of `steps` steps that shows itself after two seconds. Call what it yields with the name of each step begun."""
+    """A bar of `steps` steps that shows itself after two seconds. Call what it yields with each step's name."""
     from tqdm import tqdm
 
-    with tqdm(
-        total=steps,
-        desc=title,
-        delay=2,
-        leave=False,
-        file=sys.stderr,
-        bar_format="{desc} {n}/{total} |{bar:20}| {elapsed}",
-    ) as bar:
+    shape = "{desc} {n}/{total} |{bar:20}| {elapsed}"
+    with tqdm(total=steps, desc=title, delay=2, leave=False, file=sys.stderr, bar_format=shape) as bar:
 
         def begin(step: str) -> None:
             bar.set_description_str(f"{title}: {step}", refresh=False)
