@@ -1,0 +1,33 @@
+"""Every test has its own project folder; see also the conftest.py above, which collects the notebooks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("deploy_ext", deadline=None)  # two shared cores: a slow example is not a failure
+settings.load_profile("deploy_ext")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project for fixtures that outlive one test, and an author for the commits that tests make."""
+    folder = tmp_path_factory.mktemp("session")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEPLOY_EXT_PROJECT", str(folder))
+        for role in ("AUTHOR", "COMMITTER"):
+            patch.setenv(f"GIT_{role}_NAME", "Test")
+            patch.setenv(f"GIT_{role}_EMAIL", "test@localhost")
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _project(_session_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test's own folder is project and working directory, unless a wider fixture has chosen a project."""
+    if os.environ.get("DEPLOY_EXT_PROJECT") == str(_session_project):
+        monkeypatch.setenv("DEPLOY_EXT_PROJECT", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
