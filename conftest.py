@@ -51,7 +51,7 @@ class Notebook(pytest.File):
         folder = tempfile.TemporaryDirectory(prefix=f"{self.path.stem}-", ignore_cleanup_errors=True)
         os.chdir(folder.name)
         os.environ |= {"DEPLOY_EXT_PROJECT": folder.name, "IN_TEST": "1"}
-        self.shell = CaptureShell(mpl_format=None)
+        self.shell: Any = CaptureShell(mpl_format="")  # no matplotlib at the start
 
         def restore() -> None:
             self.shell.close()
@@ -101,4 +101,4 @@ def _from_the_page_inwards(cell: Any, error: BaseException) -> str:
     while frame and frame.tb_frame.f_globals.get("__name__", "").partition(".")[0] in RUNNERS:
         frame = frame.tb_next
     shown = "".join(traceback.format_exception(type(error), error, frame or error.__traceback__))
-    return f"cell {cell.id}:\n\n{cell.source}\n\n{shown}"
+    return f"{type(error).__name__} in cell {cell.id}: {error}\n\n{cell.source}\n\n{shown}"
