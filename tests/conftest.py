@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -31,3 +33,29 @@ def _project(_session_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     if os.environ.get("DEPLOY_EXT_PROJECT") == str(_session_project):
         monkeypatch.setenv("DEPLOY_EXT_PROJECT", str(tmp_path))
         monkeypatch.chdir(tmp_path)
+
+
+def without(package: str, what: str) -> None:
+    """Skip for want of a Debian package, but fail in CI, which installs it: a skip there would hide a broken install."""
+    told = f"{what}. Run: sudo apt-get install {package}"
+    pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser for playwright's `executable_path`."""
+    path = shutil.which("chromium")
+    if path is None:
+        without("chromium", "there is no chromium here")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def lightgbm() -> ModuleType:
+    """A library whose wheel needs OpenMP from the system."""
+    try:
+        import lightgbm
+    except OSError as e:
+        without("libgomp1", f"lightgbm cannot be loaded ({e})")
+        raise
+    return lightgbm
