@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 import pytest
 from hypothesis import settings
@@ -35,8 +36,8 @@ def _project(_session_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.chdir(tmp_path)
 
 
-def without(package: str, what: str) -> None:
-    """Skip for want of a Debian package, but fail in CI, which installs it: a skip there would hide a broken install."""
+def without(package: str, what: str) -> NoReturn:
+    """Skip for want of a Debian package; fail in CI, which installs it, as a skip there would hide a broken install."""
     told = f"{what}. Run: sudo apt-get install {package}"
     pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
 
@@ -44,10 +45,7 @@ def without(package: str, what: str) -> None:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The browser for playwright's `executable_path`."""
-    path = shutil.which("chromium")
-    if path is None:
-        without("chromium", "there is no chromium here")
-    return str(path)
+    return shutil.which("chromium") or without("chromium", "there is no chromium here")
 
 
 @pytest.fixture(scope="session")
@@ -57,5 +55,4 @@ def lightgbm() -> ModuleType:
         import lightgbm
     except OSError as e:
         without("libgomp1", f"lightgbm cannot be loaded ({e})")
-        raise
     return lightgbm
