@@ -24,7 +24,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    return Notebook.from_parent(parent, path=file_path) if file_path.suffix == ".ipynb" else None
+    return Notebook.from_parent(parent, path=file_path) if file_path.match("nbs/*.ipynb") else None
 
 
 class CellFailed(Exception):
