@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,21 @@ def test_the_house_rules_hold() -> None:
     lint = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([lint, "--no-cache"], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_floors_are_the_numbers_of_the_notebooks() -> None:
+    """The layers in pyproject.toml, from the top, never climb; `import-linter` does the rest."""
+    numbers = {}
+    for page in (REPO / "nbs").glob("*.ipynb"):
+        module = re.search(r"#\|\s*default_exp\s+([\w.]+)", page.read_text())
+        assert module, f"{page.name} has no default_exp"
+        numbers[f"deploy_ext.{module[1]}"] = int(page.name[:2])
+    contracts = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    for contract in (c for c in contracts if c["type"] == "layers"):
+        layers = [re.findall(r"\w+", layer) for layer in contract["layers"]]
+        floors = [[numbers.get(f"{contract['containers'][0]}.{name}") for name in layer] for layer in layers]
+        known = [[n for n in floor if n is not None] for floor in floors if any(n is not None for n in floor)]
+        assert all(min(upper) > max(lower) for upper, lower in pairwise(known)), contract["name"]
 
 
 def imported_by(path: Path) -> set[str]:
