@@ -59,13 +59,15 @@ def test_the_floors_are_the_numbers_of_the_notebooks() -> None:
 
 
 def imported_by(path: Path) -> set[str]:
-    """What the module at `path` imports anywhere, as dotted names."""
+    """What the module at `path` imports anywhere, by statement or by `need("...")`, as dotted names."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "need":
+            names |= {a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)}
     return names
 
 
