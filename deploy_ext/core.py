@@ -323,7 +323,8 @@ def plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, Path):
         return str(value)
-    return value.item() if hasattr(value, "item") else value  # a numpy scalar
+    item = getattr(value, "item", None)  # a numpy scalar
+    return item() if callable(item) else value
 
 
 class Record:
