@@ -13,7 +13,7 @@ from typing import Any
 from .core import InvalidRequest
 
 # %% auto #0
-__all__ = ['TRUSTED', 'Serialization', 'serialization', 'restore']
+__all__ = ['TRUSTED', 'Nowhere', 'Serialization', 'serialization', 'restore']
 
 # %% ../nbs/11_trust.ipynb #trust-trusted-code
 _BY_MODULE = {
@@ -81,8 +81,8 @@ _BY_MODULE = {
 TRUSTED = frozenset(f"{module}.{name}" for module, names in _BY_MODULE.items() for name in names.split())
 
 # %% ../nbs/11_trust.ipynb #trust-culprit-code
-class _Nowhere:
-    """A file that swallows what is written."""
+class Nowhere:
+    """A file that swallows what is written, to pickle for what is learnt on the way."""
 
     def write(self, data: Any) -> int:
         return memoryview(data).nbytes
@@ -93,7 +93,7 @@ def _pickle_fault(obj: Any) -> Exception | None:
     import cloudpickle
 
     try:  # arrays go out of band: nothing is copied
-        cloudpickle.Pickler(_Nowhere(), protocol=5, buffer_callback=lambda buffer: None).dump(obj)
+        cloudpickle.Pickler(Nowhere(), protocol=5, buffer_callback=lambda buffer: None).dump(obj)
     except Exception as e:  # __reduce__ of any class may raise anything
         return e
     return None
