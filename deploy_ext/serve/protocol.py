@@ -108,8 +108,8 @@ def _input_metadata(column: Column) -> dict[str, Any]:
 
 def _output_metadata(contract: Contract) -> list[dict[str, Any]]:
     output = contract.output
-    labels = {"int": "INT64", "bool": "BOOL", "string": "BYTES"}.get(output.label_type, "FP64")
-    predict = {"name": "predict", "datatype": labels if output.kind == "classification" else "FP64", "shape": [-1]}
+    labels = {"int": "INT64", "bool": "BOOL", "string": "BYTES"}.get(output.label_type or "", "FP64")
+    predict = {"name": "predict", "datatype": labels, "shape": [-1]}
     if not output.probabilities:
         return [predict]
     shape, named = [-1, len(output.labels)], {"labels": list(output.labels)}
