@@ -302,8 +302,10 @@ def _cells(metric: Metric, s: Scored) -> Cells:
     return Cells(every, s.rows, lambda counts: _measure(metric, s.take(np.repeat(every, counts)))[0] or math.nan)
 
 
-def _bounds(metric: Metric, sides: Sequence[Scored], level: float) -> tuple[float | None, float | None, str]:
-    """Bounds of the metric of one side, or of the difference of two on the same rows; and why there are none."""
+def _bounds(metric: Metric, sides: Sequence[Scored], level: float | None) -> tuple[float | None, float | None, str]:
+    """Bounds of the metric of one side, or of the difference of two on the same rows, and why there are none."""
+    if level is None:
+        return None, None, ""
     if not 0.5 < level < 1:
         raise InvalidRequest(f"a confidence level lies between 0.5 and 1, not at {level}. Try 0.95.", level=level)
     if (rows := sides[0].rows) < MINIMUM_FOR_BOUNDS:
@@ -320,8 +322,11 @@ def _bounds(metric: Metric, sides: Sequence[Scored], level: float) -> tuple[floa
     return float(low), float(high), ""
 
 
-def interval(name: str, scored: Scored, level: float = 0.95) -> Estimate:
-    """The metric with bootstrap bounds, each at confidence `level` (percentiles; Efron and Tibshirani 1993, ch. 13)."""
+def interval(name: str, scored: Scored, level: float | None = 0.95) -> Estimate:
+    """The metric with bootstrap bounds, each at confidence `level` (percentiles; Efron and Tibshirani 1993, ch. 13).
+
+    level: between 0.5 and 1; None: no bounds, only the value.
+    """
     metric = applicable(name, scored.kind)
     value, reason = _measure(metric, scored)
     if value is None:
@@ -330,14 +335,12 @@ def interval(name: str, scored: Scored, level: float = 0.95) -> Estimate:
     return Estimate(name, value, low, high, level, scored.rows, reason or why_not)
 
 # %% ../nbs/20_metrics.ipynb #metrics-paired
-def paired(name: str, candidate: Scored, other: Scored, level: float = 0.95) -> Estimate:
+def paired(name: str, candidate: Scored, other: Scored, level: float | None = 0.95) -> Estimate:
     """The metric of `candidate` minus that of `other` on the same rows, with bounds from the same resamples.
 
     Raises `InvalidRequest` when the rows are not the same.
     """
     metric = applicable(name, candidate.kind)
-    if not np.array_equal(candidate.truth, other.truth):
-        raise InvalidRequest("two models are compared on the same rows; these have different truths.", metric=name)
     mine, reason = _measure(metric, candidate)
     if other.kind not in metric.kinds:
         return Estimate(name, None, rows=candidate.rows, reason=f"the other model is for {other.kind}")
@@ -345,11 +348,13 @@ def paired(name: str, candidate: Scored, other: Scored, level: float = 0.95) -> 
     if mine is None or its is None:
         reason = reason if mine is None else f"for the other model {why_not}"
         return Estimate(name, None, rows=candidate.rows, reason=reason)
+    if not np.array_equal(candidate.truth, other.truth):
+        raise InvalidRequest("two models are compared on the same rows; these have different truths.", metric=name)
     low, high, no_bounds = _bounds(metric, (candidate, other), level)
     return Estimate(name, mine - its, low, high, level, candidate.rows, reason or why_not or no_bounds)
 
 # %% ../nbs/20_metrics.ipynb #metrics-margin
-def margin(name: str, scored: Scored, baseline: Scored, level: float = 0.95) -> Estimate:
+def margin(name: str, scored: Scored, baseline: Scored, level: float | None = 0.95) -> Estimate:
     """By how much the metric is better than that of `baseline` on the same rows: positive is better, always."""
     e = paired(name, scored, baseline, level)
     if find(name).greater_is_better or e.value is None:
