@@ -28,7 +28,7 @@ from .trust import Serialization, restore
 
 # %% auto #0
 __all__ = ['EXAMPLE_ROWS', 'BUNDLE', 'SWITCHES', 'MODEL_FILE', 'Answers', 'answer', 'make_example', 'compare', 'Bundle', 'seal',
-           'open_bundle', 'CodeFinder', 'visiting', 'allow', 'load_model', 'missing']
+           'open_bundle', 'CodeFinder', 'settle', 'visiting', 'allow', 'load_model', 'missing']
 
 # %% ../nbs/12_bundle.ipynb #bundle-answer-code
 @dataclass(frozen=True)
@@ -274,20 +274,26 @@ class CodeFinder:
         return None
 
 
+def settle(bundle: Bundle) -> CodeFinder:
+    """Make the bundle's modules importable before all others, in a process that serves this version only."""
+    finder = CodeFinder(bundle)
+    sys.meta_path.insert(0, finder)  # pyright: ignore[reportArgumentType]
+    return finder
+
+
 @contextlib.contextmanager
 def visiting(bundle: Bundle) -> Iterator[None]:
     """Inside the block the bundle's modules are in force; afterwards the caller's own of the same name are back.
 
     A notebook that loads last month's champion must not be left with last month's `features` module."""
-    finder = CodeFinder(bundle)
+    finder = settle(bundle)
 
     def taken() -> dict[str, Any]:
-        return {name: module for name, module in sys.modules.items() if name.split(".")[0] in finder.roots}
+        return {name: module for name, module in list(sys.modules.items()) if name.split(".")[0] in finder.roots}
 
     before = taken()
     for name in before:
         del sys.modules[name]
-    sys.meta_path.insert(0, finder)  # pyright: ignore[reportArgumentType]
     try:
         yield
     finally:
@@ -315,12 +321,10 @@ MODEL_FILE = {"skops": "model.skops", "cloudpickle": "model.pkl"}  # as MLflow n
 
 
 def load_model(bundle: Bundle) -> Any:
-    """The fitted object of a verified sklearn bundle; its modules become importable.
+    """The fitted object of a verified sklearn bundle. If it brings code, call it inside `visiting` or after `settle`.
 
     Raises `VerificationFailed` naming the module that is missing or the type that is not on the list."""
     allow(bundle)
-    if not any(isinstance(f, CodeFinder) and f.bundle.folder == bundle.folder for f in sys.meta_path):
-        sys.meta_path.insert(0, CodeFinder(bundle))  # pyright: ignore[reportArgumentType]
     try:
         return restore(bundle.read(MODEL_FILE[bundle.format]), bundle.format)
     except ModuleNotFoundError as e:

@@ -91,15 +91,16 @@ def cell_of(namespace: Mapping[str, Any]) -> tuple[int | None, str | None]:
 # %% ../nbs/30_capture.ipynb #capture-data-code
 def data_digest(data: Any, target: Any = None) -> str:
     """SHA-256 over the columns of `data` (and the `target`): names, dtypes and values in order, without the index."""
-    from pandas.util import hash_pandas_object
+    from pandas import util
 
+    hashed: Any = util.hash_pandas_object  # pandas declares it as an object
     frame, whole = as_frame(data), hashlib.sha256()
     columns = [(str(name), frame[name]) for name in frame.columns]
     if target is not None:
         columns.append(("target", as_frame(target).iloc[:, 0]))
     for name, column in columns:
         whole.update(f"{name}\0{column.dtype}\0{len(column)}\0".encode())
-        whole.update(hash_pandas_object(column, index=False).to_numpy().tobytes())
+        whole.update(hashed(column, index=False).to_numpy().tobytes())
     return whole.hexdigest()
 
 # %% ../nbs/30_capture.ipynb #capture-dvc-code

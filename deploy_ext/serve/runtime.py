@@ -17,7 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Answers, Bundle, allow, answer, compare, load_model, missing, open_bundle, visiting
+from deploy_ext.bundle import (
+    Answers,
+    Bundle,
+    allow,
+    answer,
+    compare,
+    load_model,
+    missing,
+    open_bundle,
+    settle,
+    visiting,
+)
 from ..core import DeployError, InvalidRequest, VerificationFailed, nearest
 
 # %% auto #0
@@ -77,7 +88,9 @@ def _start(bundle: Bundle) -> Runtime:
 
 def load(folder: str | Path, expect: str | None = None) -> Runtime:
     """The bundle in `folder`, verified and loaded, for a process that serves no other: its modules stay importable."""
-    return _start(open_bundle(folder, expect))
+    bundle = open_bundle(folder, expect)
+    settle(bundle)
+    return _start(bundle)
 
 # %% ../../nbs/33_serve_runtime.ipynb #runtime-borrow-code
 @contextlib.contextmanager
