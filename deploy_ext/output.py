@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .core import InvalidRequest, Record
+from .table import as_frame, contain, container
 
 # %% auto #0
 __all__ = ['SAMPLE', 'FEW', 'Output', 'vector', 'describe_output']
@@ -50,14 +51,14 @@ _TYPES = {"b": "bool", "i": "int", "u": "int", "f": "float", "U": "string", "T":
 
 
 def describe_output(model: Any, data: Any) -> Output:
-    """Ask the fitted `model` about the first rows of `data` (as it was trained on: frame, array or Series).
+    """Ask the fitted `model` about the first rows of its training `data` (a frame, an array or a Series).
 
     Raises `InvalidRequest` for a model that is not fitted, cannot predict these rows or has several outputs.
     """
     if isinstance(model, type) or not callable(getattr(model, "predict", None)):
         name = getattr(model, "__name__", type(model).__name__)
         raise InvalidRequest(f"{name} is not a fitted model: it needs a predict method. Try {name}(...).fit(X, y).")
-    sample = data[:SAMPLE]
+    sample = contain(as_frame(data).iloc[:SAMPLE], container(data))
     answers = _ask(model, "predict", sample)
     classes = getattr(model, "classes_", None)
     if classes is None:
