@@ -17,7 +17,7 @@ from .store import quiet
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
-    from deploy_ext.bundle import Serialization
+    from deploy_ext.trust import Serialization
 
 # %% auto #0
 __all__ = ['column_type', 'signature', 'as_sent', 'predictor', 'save_flavor', 'sign']

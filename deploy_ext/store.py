@@ -23,8 +23,8 @@ from typing import Any
 from .core import DeployError, InvalidRequest, Settings, home
 
 # %% auto #0
-__all__ = ['META', 'tracking_uri', 'shown', 'quiet', 'NotThere', 'AlreadyThere', 'explained', 'no_answer', 'busy', 'answers',
-           'Store', 'experiment', 'own', 'fetch', 'erase']
+__all__ = ['TAG', 'META', 'tracking_uri', 'shown', 'quiet', 'NotThere', 'AlreadyThere', 'explained', 'no_answer', 'busy',
+           'answers', 'Store', 'experiment', 'own', 'fetch', 'erase']
 
 # %% ../nbs/11_store.ipynb #store-where-code
 def tracking_uri(uri: str | None, settings: Settings) -> str:
@@ -162,6 +162,9 @@ def _first(uri: str) -> Iterator[None]:
         yield
 
 # %% ../nbs/11_store.ipynb #store-class-code
+TAG = "deploy_ext."  # before the name of every tag of ours
+
+
 class Store:
     """One MLflow database or server. Every call works or raises a `DeployError` with a sentence."""
 
