@@ -57,3 +57,10 @@ def reseal(folder: Path, **changes: Any) -> None:
     """Overwrite fields of bundle.json, as an attacker would who knows the format."""
     manifest = json.loads((folder / "bundle.json").read_bytes())
     (folder / "bundle.json").write_text(json.dumps({**manifest, **changes}))
+
+
+def cell(source: str) -> dict[str, Any]:
+    """The names that a notebook has after a cell with this source."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(source, namespace)
+    return namespace

@@ -12,6 +12,7 @@ import site
 import sys
 import sysconfig
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,9 @@ def _load_pyfunc(bundle: Bundle) -> Any:
     import mlflow.pyfunc
 
     try:
-        return mlflow.pyfunc.load_model(str(bundle.folder))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice to the author of the model, who is not here
+            return mlflow.pyfunc.load_model(str(bundle.folder))
     except ModuleNotFoundError as e:
         raise missing(bundle, e) from e
 
