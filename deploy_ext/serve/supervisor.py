@@ -5,7 +5,6 @@
 # %% ../../nbs/35_serve_supervisor.ipynb #supervisor-imports
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import gc
@@ -28,10 +27,11 @@ import msgspec
 from ..core import DeployError, EndpointFailed, TimedOut
 from .app import Counters, Serving, build, served_from
 from .runtime import load
+from .server import make_server
 
 # %% auto #0
-__all__ = ['QUIET', 'PATIENCE', 'WARM', 'THREADS', 'READY', 'STEADY', 'MANY', 'Release', 'Plan', 'listen', 'drain', 'make_server',
-           'warm', 'work', 'Worker', 'Supervisor', 'Order', 'order', 'ended', 'end', 'main']
+__all__ = ['WARM', 'THREADS', 'READY', 'STEADY', 'MANY', 'Release', 'Plan', 'warm', 'work', 'Worker', 'Supervisor', 'Order',
+           'order', 'ended', 'end', 'main']
 
 # %% ../../nbs/35_serve_supervisor.ipynb #supervisor-plan-code
 @dataclass(frozen=True)
@@ -54,61 +54,6 @@ class Plan:
     report: int
     start_timeout: float
     drain_timeout: float
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket; port 0 finds a free one. Raises `OSError` when the port is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Without IPPROTO_TCP asyncio does not set TCP_NODELAY, and the median answer takes 44 ms.
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(2048)
-    except BaseException:
-        sock.close()
-        raise
-    sock.setblocking(False)
-    return sock
-
-# %% ../../nbs/35_serve_supervisor.ipynb #supervisor-drain-code
-QUIET = 0.3  # seconds in which a connection that was just accepted may send its request
-PATIENCE = 1.0  # seconds after which a silent connection is idle
-
-
-async def drain(connections: set[Any], limit: float) -> None:
-    """Let uvicorn's `connections` end: at once those that are answered, idle ones after a second, all after `limit`."""
-    began = time.monotonic()
-    for connection in list(connections):
-        if connection.cycle is not None and not connection.cycle.response_complete:
-            connection.shutdown()  # uvicorn's word for: close when the answer is out
-    await asyncio.sleep(QUIET)
-    while connections and (waited := time.monotonic() - began) < limit:
-        for connection in list(connections) if waited > PATIENCE else ():
-            connection.shutdown()  # closes a silent connection at once
-        await asyncio.sleep(0.02)
-    for connection in list(connections):
-        connection.transport.abort()
-
-# %% ../../nbs/35_serve_supervisor.ipynb #supervisor-server-code
-def make_server(app: Any, started: Callable[[], None], drain_timeout: float) -> Any:
-    """A `uvicorn.Server` for `app` that calls `started` once it listens, and drains when it is told to stop."""
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            started()
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            for server in self.servers:
-                server.close()
-            closing = (b"connection", b"close")
-            self.server_state.default_headers = [*self.server_state.default_headers, closing]
-            await drain(self.server_state.connections, drain_timeout)
-
-    quiet: dict[str, Any] = {"access_log": False, "log_config": None, "log_level": "error", "server_header": False}
-    return Server(uvicorn.Config(app, lifespan="off", ws="none", **quiet))
 
 # %% ../../nbs/35_serve_supervisor.ipynb #supervisor-worker-code
 WARM = (
