@@ -163,7 +163,7 @@ def _describe_range(column: Column, present: pd.Series) -> Column:
     if kind == "datetime":  # to the microsecond, outwards: Python's datetime knows no nanoseconds
         moments = pd.Series(pd.DatetimeIndex(present))
         low, high = wire(pd.Series([moments.min().floor("us"), moments.max().ceil("us")]))
-        quantiles = wire(moments.quantile(list(QUANTILES)))
+        quantiles = wire(moments.quantile(list(QUANTILES), interpolation="nearest"))
     else:
         try:
             low, high = (read(kind, dtype, v) for v in (present.min(), present.max()))
@@ -263,8 +263,8 @@ def _among_series(column: Column, values: pd.Series, bounds: Bounds) -> list[int
     if isinstance(given, np.dtype) and given.kind == "O":
         return _among_list(column, items(values), bounds)
     if given.kind in "iuf" and kind in ("float", "int"):
-        numbers = values.to_numpy() if isinstance(given, np.dtype) else values.to_numpy(float, na_value=np.nan)
-        mask = _outside(column, numbers, bounds)
+        exact = isinstance(given, np.dtype) and given.kind != "f"
+        mask = _outside(column, values.to_numpy() if exact else values.to_numpy(float, na_value=np.nan), bounds)
     elif str(given).startswith("datetime64") and kind == "datetime" and has_zone(str(given)) == has_zone(dtype):
         mask = _outside(column, values, bounds)
     else:
