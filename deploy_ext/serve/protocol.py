@@ -333,7 +333,7 @@ def read_reply(body: bytes) -> Answered:
     """Read a V2 answer. Raises `InvalidRequest` when it is none."""
     reply = parse(body, Reply)
     tensors = {t.name: t for t in reply.outputs}
-    if "predict" not in tensors:
+    if "predict" not in tensors or not reply.model_version.isdecimal():
         raise InvalidRequest("the answer has no output 'predict': this is not an endpoint of deploy_ext.")
     wide = tensors.get("probabilities")
     labels = wide.parameters.get("labels", range(wide.shape[1])) if wide else ()
