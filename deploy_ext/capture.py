@@ -17,9 +17,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .code import Needs, needs
-from .contract import as_frame
 from .core import Record, TimedOut, VerificationFailed, plain, project, settings, whoami
+from .table import as_frame
 
 # %% auto #0
 __all__ = ['DIFF_BYTES', 'CHECK', 'Git', 'git', 'notebook', 'cell_of', 'data_digest', 'dvc', 'Capture', 'capture', 'reload']
@@ -80,24 +82,25 @@ def notebook(namespace: Mapping[str, Any]) -> str | None:
 
 
 def cell_of(namespace: Mapping[str, Any]) -> tuple[int | None, str | None]:
-    """The execution count of the running cell and its id in the notebook file, as far as they are known."""
+    """The number of the running cell, as in `In [7]`, and its id in the notebook file, as far as they are known."""
     ask: Any = namespace.get("get_ipython")
     shell = ask() if ask else None
     if shell is None:
         return None, None
     parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
-    return shell.execution_count, parent.get("metadata", {}).get("cellId")
+    # not shell.execution_count: newer IPythons have already counted on while the cell runs
+    return len(namespace.get("In", ())) - 1, parent.get("metadata", {}).get("cellId")
 
 # %% ../nbs/30_capture.ipynb #capture-data-code
 def data_digest(data: Any, target: Any = None) -> str:
     """SHA-256 over the columns of `data` (and the `target`): names, dtypes and values in order, without the index."""
-    from pandas import util
+    import pandas as pd
 
-    hashed: Any = util.hash_pandas_object  # pandas declares it as an object
+    hashed: Any = pd.util.hash_pandas_object  # pandas declares it as an object
     frame, whole = as_frame(data), hashlib.sha256()
     columns = [(str(name), frame[name]) for name in frame.columns]
     if target is not None:
-        columns.append(("target", as_frame(target).iloc[:, 0]))
+        columns.append(("target", as_frame(target).iloc[:, 0] if np.ndim(target) == 2 else pd.Series(target)))
     for name, column in columns:
         whole.update(f"{name}\0{column.dtype}\0{len(column)}\0".encode())
         whole.update(hashed(column, index=False).to_numpy().tobytes())

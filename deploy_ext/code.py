@@ -17,7 +17,7 @@ import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,12 @@ def _spec(name: str) -> ModuleSpec | None:
     """Where module `name` would come from; the loaded module's own answer when there is one."""
     if spec := getattr(sys.modules.get(name), "__spec__", None):
         return spec
-    parent = _spec(name.rpartition(".")[0]) if "." in name else None
-    path = list(parent.submodule_search_locations or ()) if parent else None
-    if "." in name and not path:
-        return None
-    finders = (f for f in sys.meta_path if hasattr(f, "find_spec"))
-    return next((spec for f in finders if (spec := f.find_spec(name, path))), None)
+    above, _, last = name.rpartition(".")
+    if above:  # the last part alone: a namespace package asks for its parent's module, which is not imported
+        parent = _spec(above)
+        places = list((parent and parent.submodule_search_locations) or ())
+        return PathFinder.find_spec(last, places) if places else None
+    return next((spec for f in sys.meta_path if (spec := f.find_spec(name, None))), None)
 
 
 def _in_project(spec: ModuleSpec | None) -> bool:
