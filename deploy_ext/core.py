@@ -167,12 +167,13 @@ class Settings:
 
 
 def project(start: str | Path | None = None) -> Path:
-    """The project folder: the nearest upwards with deploy.toml or .deploy, else the git root, else where we are."""
+    """The project folder: the nearest upwards, below the home folder, with deploy.toml, .deploy or .git; else here."""
     here = Path(start or os.environ.get("DEPLOY_EXT_PROJECT") or Path.cwd()).resolve()
-    for marks in (("deploy.toml", ".deploy"), (".git",)):
-        for folder in (here, *here.parents):
-            if any((folder / mark).exists() for mark in marks):
-                return folder
+    for folder in (here, *here.parents):
+        if folder != here and folder == Path.home():  # what was once tried in the home folder must not own all below it
+            break
+        if any((folder / mark).exists() for mark in ("deploy.toml", ".deploy", ".git")):
+            return folder
     return here
 
 
