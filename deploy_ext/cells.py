@@ -121,7 +121,8 @@ def _means(
 
     def cells(s: Scored) -> Cells:
         loss = np.atleast_2d(losses(s)).astype(float)
-        return Cells(np.arange(s.rows), s.rows, lambda counts: float(finish(loss @ counts.astype(float) / s.rows)))
+        # einsum and not @: BLAS would start threads for each of a thousand small sums
+        return Cells(np.arange(s.rows), s.rows, lambda counts: float(finish(np.einsum("ij,j", loss, counts) / s.rows)))
 
     return cells
 
@@ -209,13 +210,13 @@ def _ranked(score: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[Score
 
 def _auc(others: np.ndarray, positives: np.ndarray) -> float:
     pairs = float(others.sum()) * float(positives.sum())
-    wins = positives @ (others.cumsum() - others / 2)
-    return float(wins / pairs) if pairs else math.nan
+    twice_won = positives @ (2 * others.cumsum() - others)
+    return float(twice_won / 2 / pairs) if pairs else math.nan
 
 
 def _average_precision(others: np.ndarray, positives: np.ndarray) -> float:
     found, called = positives[::-1].cumsum(), (others + positives)[::-1].cumsum()
-    gained = positives[::-1] @ (found / np.maximum(called, 1))
+    gained = np.einsum("i,i", positives[::-1], found / np.maximum(called, 1))
     return float(gained / found[-1]) if found[-1] else 0.0
 
 # %% ../nbs/19_cells.ipynb #cells-forms

@@ -138,7 +138,8 @@ def _gate(line: str, number: int) -> Gate | None:
         raise _Wrong(0, f"one comparison a line. {_FORM}.")
     left, right, op = tree.left, tree.comparators[0], OPERATORS.get(type(tree.ops[0]))
     if op is None:
-        raise _Wrong(_at(line, left, end=True), f"the operators are {' '.join(OPERATORS.values())}")
+        rest = line[_at(line, left, end=True) :].lstrip()
+        raise _Wrong(len(line) - len(rest), f"the operators are {' '.join(OPERATORS.values())}")
     metric, segment = _subject(line, left)
     champion, value = _threshold(line, right)
     gate = Gate(metric, op, value, segment, champion, _level(ending), bool(ending["warn"]), number)
@@ -213,7 +214,8 @@ def _threshold(line: str, node: ast.expr) -> tuple[bool, float]:
         node = node.right
     elif (number := _number(node)) is not None:
         return False, number
-    hint = f" {nearest(node.id, ['champion'])}" if isinstance(node, ast.Name) else ""
+    word = _dotted(node.left if isinstance(node, ast.BinOp) else node)
+    hint = f" {nearest(word, ['champion'])}" if word else ""
     raise _Wrong(_at(line, node), f"here stands a number, or champion plus or minus a number.{hint}")
 
 

@@ -85,24 +85,10 @@ _AVERAGES = ("macro", "micro", "weighted")
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        *(_sklearn(r, "positive", f"{what}; of the positive class", f"{r}_score") for r, what in _RATIOS.items()),
-        *(
-            _sklearn(f"{r}_{how}", "classes", f"{what}; {how} average of the classes", f"{r}_score", average=how)
-            for r, what in _RATIOS.items()
-            for how in _AVERAGES
-        ),
         _sklearn("accuracy", "classes", "share of rows with the right label", "accuracy_score"),
         _sklearn("balanced_accuracy", "classes", "mean recall of the classes", "balanced_accuracy_score"),
         _sklearn("matthews_corrcoef", "classes", "correlation of said and true labels", "matthews_corrcoef"),
         _sklearn("cohen_kappa", "classes", "agreement beyond chance", "cohen_kappa_score"),
-        Metric("positive_likelihood_ratio", "factor on the odds after a positive answer", _likelihood(0), KINDS[:1]),
-        Metric(
-            "negative_likelihood_ratio",
-            "factor on the odds after a negative answer",
-            _likelihood(1),
-            KINDS[:1],
-            greater_is_better=False,
-        ),
         _sklearn("roc_auc", "order", "chance that a positive row scores above another", "roc_auc_score"),
         _sklearn("average_precision", "order", "mean of the precisions at each recall", "average_precision_score"),
         *(
@@ -118,7 +104,7 @@ METRICS: dict[str, Metric] = {
             for how in ("macro", "weighted")
         ),
         _sklearn(
-            "top_k_accuracy", "many", "share of rows whose class is among the 2 likeliest", "top_k_accuracy_score"
+            "top_k_accuracy", "many", "share of rows whose class is among the likeliest 2", "top_k_accuracy_score"
         ),
         _sklearn("log_loss", "chances", "mean surprise at what happened, in nats", "log_loss", smaller=True),
         _sklearn(
@@ -128,6 +114,20 @@ METRICS: dict[str, Metric] = {
             "d2_log_loss_score", "chances", "share of the log loss of the class shares removed", "d2_log_loss_score"
         ),
         _sklearn("d2_brier_score", "chances", "share of the Brier score of the class shares removed", "d2_brier_score"),
+        *(_sklearn(r, "positive", f"{what}; of the positive class", f"{r}_score") for r, what in _RATIOS.items()),
+        *(
+            _sklearn(f"{r}_{how}", "classes", f"{what}; {how} average of the classes", f"{r}_score", average=how)
+            for r, what in _RATIOS.items()
+            for how in _AVERAGES
+        ),
+        Metric("positive_likelihood_ratio", "factor on the odds after a positive answer", _likelihood(0), KINDS[:1]),
+        Metric(
+            "negative_likelihood_ratio",
+            "factor on the odds after a negative answer",
+            _likelihood(1),
+            KINDS[:1],
+            greater_is_better=False,
+        ),
         *(
             _sklearn(name, "numbers", meaning, name, smaller=True)
             for name, meaning in {
@@ -241,11 +241,10 @@ def applicable(name: str, kind: str) -> Metric:
     """The metric called `name`, if it suits `kind`. Raises `InvalidRequest` naming those that do."""
     metric = find(name)
     if kind not in metric.kinds:
-        others = [m.name for m in table().values() if kind in m.kinds]
-        start = [m for m in others if m.startswith(f"{name}_")] or others
-        more = ", ..." if len(start) > 8 else ""
+        fit = [m.name for m in table().values() if kind in m.kinds]
+        start = [m for m in fit if m.startswith(f"{name}_")] or [*fit[:8], "more"]
         raise InvalidRequest(
-            f"{name} is for {' and '.join(metric.kinds)}, this is {kind}. Use {', '.join(start[:8])}{more}.",
+            f"{name} is for {' and '.join(metric.kinds)}, this is {kind}. For {kind} there are {', '.join(start)}.",
             metric=name,
         )
     return metric
@@ -346,7 +345,7 @@ def paired(name: str, candidate: Scored, other: Scored, level: float | None = 0.
         return Estimate(name, None, rows=candidate.rows, reason=f"the other model is for {other.kind}")
     its, why_not = _measure(metric, other)
     if mine is None or its is None:
-        reason = reason if mine is None else f"for the other model {why_not}"
+        reason = reason if mine is None else f"the other model: {why_not}"
         return Estimate(name, None, rows=candidate.rows, reason=reason)
     if not np.array_equal(candidate.truth, other.truth):
         raise InvalidRequest("two models are compared on the same rows; these have different truths.", metric=name)
