@@ -34,7 +34,10 @@ class Output(Record):
 # %% ../nbs/09_output.ipynb #output-answers-code
 def vector(answers: Any, rows: int) -> np.ndarray:
     """What `model.predict` returned, as an array of `rows` answers. Raises `InvalidRequest` for several outputs."""
-    found = np.asarray(answers)
+    try:
+        found: Any = np.asarray(answers)
+    except ValueError:
+        found = np.empty(0)  # rows of unequal length
     if found.ndim == 2 and found.shape[1] == 1:
         found = found[:, 0]
     if found.shape != (rows,):
@@ -47,7 +50,7 @@ def vector(answers: Any, rows: int) -> np.ndarray:
 # %% ../nbs/09_output.ipynb #output-describe-code
 SAMPLE = 1000  # rows that a model is asked
 FEW = 20  # at most so many different whole numbers are taken for labels
-_TYPES = {"b": "bool", "i": "int", "u": "int", "f": "float", "U": "string", "T": "string"}
+_TYPES: dict[type, str] = {bool: "bool", int: "int", float: "float", str: "string"}
 
 
 def describe_output(model: Any, data: Any) -> Output:
@@ -66,7 +69,7 @@ def describe_output(model: Any, data: Any) -> Output:
     if isinstance(classes, list) and classes and np.ndim(classes[0]):
         raise InvalidRequest(f"{type(model).__name__} has {len(classes)} outputs. Register one model for each output.")
     vector(answers, len(sample))
-    labels, label_type = _labels(np.asarray(classes))
+    labels, label_type = _labels(classes)
     proba = hasattr(model, "predict_proba") and np.shape(_ask(model, "predict_proba", sample))
     return Output("classification", labels, label_type, proba == (len(sample), len(labels)))
 
@@ -79,27 +82,25 @@ def _ask(model: Any, method: str, sample: Any) -> Any:
     except Exception as e:
         if any(c.__name__ == "NotFittedError" for c in type(e).__mro__):
             raise InvalidRequest(f"this {name} is not fitted. Call model.fit(X, y) first.") from e
-        raise InvalidRequest(
-            f"this {name} cannot {method} this data: {type(e).__name__}: {str(e)[:200]}. Give the training data."
-        ) from e
+        told = " ".join(f"{type(e).__name__}: {e}".split())[:200]
+        raise InvalidRequest(f"this {name} cannot {method} this data ({told}). Give the training data.") from e
 
 
-def _labels(values: np.ndarray) -> tuple[tuple[Any, ...], str]:
-    """Distinct labels, in the model's order, and their type."""
-    values = np.asarray(values.tolist()) if values.dtype == object else values
-    if values.ndim != 1 or values.dtype.kind not in _TYPES:
-        raise InvalidRequest(f"labels {values.tolist()[:3]} are of mixed types. Fit on int, bool or text labels.")
-    return tuple(values.tolist()), _TYPES[values.dtype.kind]
+def _labels(values: Any) -> tuple[tuple[Any, ...], str]:
+    """Distinct labels in the model's order, as Python values, and their type. Raises `InvalidRequest` for a mixture."""
+    labels = tuple(v.item() if isinstance(v, np.generic) else v for v in values)
+    types = {_TYPES.get(type(v)) for v in labels}
+    if len(types) != 1 or None in types:
+        raise InvalidRequest(f"answers like {list(labels[:3])} are no labels. Fit on int, bool or text labels.")
+    return labels, str(*types)
 
 
 def _from_answers(model: Any, answers: np.ndarray) -> Output:
     """The kind of a model without `classes_`, from scikit-learn's tags or else from what it answered."""
     if hasattr(model, "__sklearn_tags__") and model.__sklearn_tags__().estimator_type == "regressor":
         return Output("regression")
-    kind = np.asarray(answers.tolist()).dtype.kind
+    labels, label_type = _labels(sorted(set(answers.tolist()), key=lambda v: (str(type(v)), v)))
     note = f"assumed from the answers to {len(answers)} training rows"
-    found = np.unique(answers) if kind in "biuUT" else ()
-    if (kind in "iu" and len(found) > min(FEW, max(2, len(answers) // 2))) or not len(found):
+    if label_type == "float" or (label_type == "int" and len(labels) > min(FEW, max(2, len(answers) // 2))):
         return Output("regression", note=note)
-    labels, label_type = _labels(np.asarray(found))
     return Output("classification", labels, label_type, note=note)

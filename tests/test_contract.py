@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from typing import Literal
 
 import jsonschema
 import numpy as np
@@ -25,7 +26,7 @@ MOMENTS = st.datetimes(datetime(1700, 1, 1), datetime(2200, 1, 1))
 QUICK = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def floats(width=64):
+def floats(width: Literal[32, 64] = 64):
     return st.floats(allow_nan=False, allow_infinity=False, width=width)
 
 
@@ -310,8 +311,8 @@ def test_the_message_is_short_and_the_faults_are_all_there():
 
 
 def test_law_and_what_was_seen_are_kept_apart():
-    law = {"ranges": ["dep_delay=-60..600", "distance=0..", "time_hour=2013-01-01..2014-01-01"], "only": ["carrier"]}
-    contract = infer(FLIGHTS, OUTPUT, **law)
+    ranges = ["dep_delay=-60..600", "distance=0..", "time_hour=2013-01-01..2014-01-01"]
+    contract = infer(FLIGHTS, OUTPUT, ranges=ranges, only=["carrier"])
     assert contract.check(one(dep_delay=600, distance=0)) == []
     assert [f.problem for f in contract.check(one(dep_delay=-61))] == ["is below -60.0"]
     assert [f.problem for f in contract.check(one(distance=-1))] == ["is below 0.0"]
