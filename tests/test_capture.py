@@ -21,7 +21,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from deploy_ext.capture import DIFF_BYTES, capture, cell_of, data_digest, dvc, git, notebook, reload
+from deploy_ext.capture import DIFF_BYTES, Capture, capture, cell_of, data_digest, dvc, git, notebook, reload
 from deploy_ext.core import TimedOut, VerificationFailed
 
 X, Y = flights()
@@ -192,6 +192,15 @@ def test_capture(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "trunk" in repr(known)
 
 
+def test_the_serializer_is_required_and_an_adopted_model_brings_its_own() -> None:
+    def names(known: Capture) -> set[str]:
+        return {pin.split("==")[0] for pin in known.needs.requirements}
+
+    assert "skops" in names(capture(MODEL, {}, X, serializer="skops"))
+    assert "skops" not in names(capture(MODEL, {}, X)) and "cloudpickle" in names(capture(MODEL, {}, X))
+    assert "scikit-learn" not in names(capture(None, {}, X))
+
+
 def test_pyarrow_columns_need_pyarrow() -> None:
     frame = X.astype({"hour": "int64[pyarrow]"})
     assert any(pin.startswith("pyarrow==") for pin in capture(MODEL, {}, frame).needs.requirements)
@@ -200,7 +209,7 @@ def test_pyarrow_columns_need_pyarrow() -> None:
 def test_reload_gives_what_was_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONSTARTUP", "/nowhere")
     found = reload(write(MODEL, tmp_path / "b", X).folder)
-    assert found["rows"] == 20 and {"scikit-learn", "numpy", "pandas"} <= set(found["distributions"])
+    assert found["rows"] == 20 and {"sklearn", "numpy", "pandas"} <= set(found["modules"])
 
 
 def test_reload_with_a_lambda(tmp_path: Path) -> None:
