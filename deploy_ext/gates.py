@@ -326,8 +326,8 @@ def _check(gate: Gate, shown: Estimate, decides: Estimate, *notes: str) -> Check
 # %% ../nbs/26_gates.ipynb #gates-worst
 def _worst(gate: Gate, case: _Case, segment: str) -> Check:
     """The gate in the part of the column where it holds least."""
-    parts = {label: case.part(rows) for label, rows in split(case.scored, segment).items()}
-    large = {label: part for label, part in parts.items() if part.scored.rows >= MINIMUM_SEGMENT}
+    parts = split(case.scored, segment)
+    large = {label: case.part(rows) for label, rows in parts.items() if len(rows) >= MINIMUM_SEGMENT}
     small = f"{len(parts) - len(large)} of {len(parts)} parts have fewer than {MINIMUM_SEGMENT} rows"
     notes = [small] if len(large) < len(parts) else []
     if not large:
@@ -376,7 +376,7 @@ def _judge(gate: Gate, case: _Case) -> Check:
     if gate.champion and case.champion is None:
         alone = None if gate.segment else metrics.interval(gate.metric, case.scored, SHOWN_LEVEL)
         value, low, high = (alone.value, alone.low, alone.high) if alone else (None, None, None)
-        detail = "skipped: there is no champion to compare with yet"
+        detail = "skipped: there is no champion to compare with"
         return Check(gate.subject, value, gate.threshold, None, low, high, gate.warn, detail)
     if gate.segment is not None:
         return _worst(gate, case, gate.segment)

@@ -9,6 +9,7 @@ __all__ = ['Scored', 'trivial', 'column', 'split']
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,15 @@ def column(scored: Scored, name: str) -> Any:
     return scored.frame[name].reset_index(drop=True)
 
 
+def _quarters(values: Any) -> Any:
+    """The quarter that each value is in, in words. The borders are values that occur, so infinite ones do no harm."""
+    borders = values.quantile([0.25, 0.5, 0.75], interpolation="lower").drop_duplicates().tolist()
+    said = [f"{b:.12g}" if isinstance(b, (int, float)) else str(b) for b in borders]
+    words = [f"up to {said[0]}", *(f"{a} to {b}" for a, b in pairwise(said)), f"over {said[-1]}"]
+    place = np.sum([(values > b).fillna(False).to_numpy(dtype=int) for b in borders], axis=0)
+    return need("pandas").Series(np.array(words, dtype=object)[place]).where(values.notna())
+
+
 def split(scored: Scored, name: str) -> dict[str, np.ndarray]:
     """Positions of the rows for each value of the column `name`, or each quarter of a quantity (more than 10 values).
 
@@ -118,6 +128,6 @@ def split(scored: Scored, name: str) -> dict[str, np.ndarray]:
     pd, values = need("pandas"), column(scored, name)
     numeric = pd.api.types.is_numeric_dtype(values) or pd.api.types.is_datetime64_any_dtype(values)
     if numeric and values.nunique() > 10:
-        values = pd.qcut(values, 4, duplicates="drop")
+        values = _quarters(values)
     words = pd.Series(["missing" if gap else str(v) for v, gap in zip(values, values.isna(), strict=True)])
     return {str(word): np.asarray(rows) for word, rows in words.groupby(words).indices.items()}

@@ -265,7 +265,7 @@ def test_the_worst_part_decides_and_is_named():
     assert "1 of 3 parts have fewer than 50 rows" in check.detail
     parts = {p.segment: p.value for p in metrics.segments("roc_auc", CANDIDATE, "origin")}
     assert check.value == parts["LGA"] == min(v for v in parts.values() if v is not None)
-    assert "worst dep delay: (" in one("log_loss['dep delay'] <= 9", CANDIDATE).detail
+    assert "worst dep delay: " in one("log_loss['dep delay'] <= 9", CANDIDATE).detail
 
 
 def test_a_part_is_judged_by_its_bound_and_against_the_champion_there():

@@ -82,6 +82,7 @@ def sklearn_direct(name: str, s: Scored) -> float:
     return function(*both)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32), rows=st.integers(10, 80), kind=st.sampled_from(metrics.KINDS))
 def test_values_are_those_of_scikit_learn(seed, rows, kind):

@@ -62,6 +62,7 @@ COLUMNS = {
     "when": pd.date_range("2013-10-01", periods=100),
     "zoned": pd.date_range("2013-10-01", periods=100, tz="UTC"),
     "kind": pd.Categorical(["x", "y"] * 50),
+    "infinite": [-np.inf] * 30 + list(range(40)) + [np.inf] * 30,
     "flag": [True, False] * 50,
     "constant": 1.0,
     "ties": [0.0] * 80 + list(range(20)),
