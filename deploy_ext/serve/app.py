@@ -78,7 +78,7 @@ def answer_body(serving: Serving, read: Read, write: Write, body: bytes) -> tupl
         return 200, write(served, asked, _predict(serving, asked))
     except DeployError as e:
         return protocol.write_error(served, e)
-    except Exception as e:
+    except (Exception, SystemExit) as e:  # a model may call exit()
         _log.exception("%s/%s failed", served.name, served.version)
         return protocol.write_error(served, DeployError(f"the model failed: {type(e).__name__}: {str(e)[:200]}"))
 
@@ -86,7 +86,7 @@ def answer_body(serving: Serving, read: Read, write: Write, body: bytes) -> tupl
 def _predict(serving: Serving, asked: Asked) -> Answers:
     try:
         return serving.runtime.predict(asked.columns)
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         if unseen := serving.served.contract.flags(asked.columns):
             raise violated(unseen) from e
         raise

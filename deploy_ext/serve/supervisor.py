@@ -62,6 +62,7 @@ WARM = (
     "starlette.applications",
 )
 THREADS = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")}
+THREADS |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # the allocator in pyarrow, which pandas imports
 READY = "ready"
 _log = logging.getLogger("deploy_ext")
 
