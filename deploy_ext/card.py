@@ -251,9 +251,8 @@ def _marks(card: Card) -> list[tuple[str, str]]:
     version, verdict = card.version, card.version.verdict
     forced = [e for e in card.history if e.forced and e.to == str(version.version)]
     told = [("skip", alias) for alias in version.aliases]
-    told.append(
-        ("skip", "never validated") if not verdict else ("pass", "passed") if verdict.passed else ("fail", "failed")
-    )
+    result = ("pass", "passed its gates") if verdict and verdict.passed else ("fail", "failed its gates")
+    told.append(result if verdict else ("skip", "never validated"))
     told += [("warn", "promoted by force")] * bool(forced) + [("warn", "runs code on load")] * version.runs_code
     return told + [("fail", "ledger broken")] * bool(card.faults) + [("fail", "bundle unreadable")] * bool(card.broken)
 

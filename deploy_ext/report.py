@@ -109,10 +109,11 @@ STYLE = """
   & h2 { font-size: 1.2rem; font-weight: 650; margin: 2.4rem 0 .6rem; padding-bottom: .3rem; }
   & h2 { border-bottom: 1px solid #d0d7de; }
   & p { margin: .5rem 0; max-width: 46rem; }
-  & table { border-collapse: collapse; width: 100%; margin: .6rem 0; }
+  & table { border-collapse: collapse; width: 100%; table-layout: auto; margin: .6rem 0; line-height: 1.45; }
   & table { font-size: .87rem; font-variant-numeric: tabular-nums; }
   & th, & td { text-align: left; vertical-align: top; padding: .36rem 1rem .36rem 0; border-bottom: 1px solid #eaedf0; }
   & th { color: #57606a; font-weight: 600; }
+  & table:not(.facts) :is(td:nth-child(2), td:nth-child(3)) { white-space: nowrap; }
   & .facts th { width: 13rem; }
   & .facts td { overflow-wrap: anywhere; }
   & .lead { font-size: 1.1rem; }
@@ -123,10 +124,10 @@ STYLE = """
   & .pass { color: #1a7f37; } & .fail { color: #cf222e; } & .warn { color: #9a6700; } & .skip { color: #57606a; }
   & .anchor-link { display: none; }
 }
-body { margin: 0; background: #f4f5f7 !important; }
+html, body { margin: 0; height: auto !important; overflow: visible !important; background: #f4f5f7 !important; }
 @page { margin: 16mm; }
 @media print {
-  body { background: none !important; }
+  html, body { background: none !important; }
   :is(#report, #rendered_cells > div) { margin: 0; padding: 0; border: 0; max-width: none; font-size: 11px; }
   h2 { break-after: avoid; } tr { break-inside: avoid; }
 }
@@ -179,6 +180,7 @@ def _voila_settings(port: int, token: str) -> dict[str, Any]:
     return {
         "Voila": {"ip": "127.0.0.1", "port": port, "port_retries": 0, "open_browser": False, "token": token},
         "VoilaConfiguration": {**page, **kernels, "file_denylist": [".*"]},
+        "VoilaExecutor": {"cell_error_instruction": "Reload the page when it is mended."},
         "KernelManager": {"transport": "ipc"},
         "MappingKernelManager": {"cull_idle_timeout": 60, "cull_interval": 20},
     }
@@ -205,18 +207,32 @@ T = TypeVar("T")
 
 
 def on_visit(make: Callable[[], T]) -> T:
-    """What `make` gives at the moment when somebody looks: at once, or on a live page when a visitor has come."""
-    if os.environ.get("VOILA_PREHEAT") != "True":
+    """What `make` gives at the moment when somebody looks: at once, or on a live page when a visitor has come.
+
+    On a live page an error is shown in its own words, since Voila would keep them from the visitor.
+    """
+    heated = os.environ.get("VOILA_PREHEAT")  # True, False, or not set when this is not Voila
+    if heated == "True":
+        _await_visitor(make)
+    try:
         return make()
+    except DeployError as e:
+        if heated:
+            from IPython.display import HTML, display
+
+            display(HTML(f'<p class="lead">{html.escape(str(e))}</p>'))
+        raise
+
+
+def _await_visitor(practice: Callable[[], Any]) -> None:
     from voila.utils import wait_for_request
 
     os.environ.pop("SERVER_SOFTWARE", None)
     with contextlib.suppress(DeployError):
-        make()
+        practice()
     while "SERVER_SOFTWARE" not in os.environ:  # Voila sets it, with all it knows of the request
         wait_for_request()
         time.sleep(0.05)
-    return make()
 
 # %% ../nbs/42_report.ipynb #report-both-code
 MODEL_CARD = Path(str(files("deploy_ext.templates"))) / "model-card.ipynb"

@@ -260,6 +260,17 @@ def test_the_token_stands_in_no_public_place(live: Endpoint) -> None:
     assert not [f for f in readable if token.encode() in f.read_bytes()]
 
 
+def test_a_page_without_its_champion_says_so(
+    live: Endpoint, versions: list[Version], tab: tuple[Page, list[str]]
+) -> None:
+    shown, _ = tab
+    Registry().store.call("delete_registered_model_alias", "flights", "champion")
+    shown.goto(live.url)
+    shown.get_by_text("flights has no champion yet").wait_for()
+    assert "Traceback" not in shown.content()
+    promote(versions[0])
+
+
 def test_status_knows_it_and_saying_serve_twice_gives_it(live: Endpoint) -> None:
     (found,) = [e for e in status() if e.kind == "report"]
     assert (found.name, found.state, found.follows, found.url) == ("flights-report", "ready", "champion", live.url)
