@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,7 @@ class Capture(Record):
     data_file: str | None = None
     dvc: dict[str, Any] | None = None
     fit_seconds: float | None = None
+    loaded: dict[str, str] = field(default_factory=dict)  # distributions that the clean process imported
 
     def provenance(self) -> dict[str, Any]:
         """As flat JSON data for the registry, without the diff; project files by their name in `code/`."""
@@ -171,8 +172,12 @@ class Capture(Record):
         """Texts that are too long for a tag, by file name."""
         return {"git.diff": self.git.diff} if self.git.diff else {}
 
+    def seen(self, loaded: Mapping[str, str]) -> Capture:
+        """The same, with the `distributions` that `reload` saw in use."""
+        return replace(self, loaded=dict(loaded))
+
     def _rows(self) -> list[dict[str, Any]]:
-        told = {k: v for k, v in self.provenance().items() if k != "requirements"}
+        told = {k: v for k, v in self.provenance().items() if k not in ("loaded", "requirements")}
         return [{"what": k, "": json.dumps(v) if isinstance(v, dict) else v} for k, v in told.items()]
 
 
@@ -194,21 +199,21 @@ def capture(
     data: Any,
     target: Any = None,
     *,
-    serializer: str = "cloudpickle",
+    serializer: str | None = None,
     data_file: str | Path | None = None,
     fit_seconds: float | None = None,
 ) -> Capture:
     """What is known about `model`, trained on `data` and `target` in the notebook or script with this `namespace`.
 
-    `serializer` (skops or cloudpickle) is needed to read it. For an adopted model, which brings its own requirements,
-    `model` is None."""
+    `serializer` is what reads it again: skops or cloudpickle, both while that is open. An adopted model brings its
+    own requirements: `model` is None then."""
     cell, cell_id = cell_of(namespace)
     return Capture(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}".lower(),
         user=whoami(settings().user),
         host=platform.node(),
-        needs=needs(model, _also(data) | {serializer}),
+        needs=needs(model, _also(data) | ({serializer} if serializer else {"skops", "cloudpickle"})),
         git=git(project()),
         notebook=notebook(namespace),
         cell=cell,
@@ -225,8 +230,16 @@ def capture(
 CHECK = "deploy_ext.serve.runtime"
 
 
+def _distributions(modules: list[str]) -> dict[str, str]:
+    """The installed distributions that `modules` belong to, with their versions."""
+    from importlib.metadata import packages_distributions, version
+
+    homes = packages_distributions()
+    return {name: version(name) for module in modules for name in homes.get(module, ())}
+
+
 def reload(folder: str | Path, timeout: float | None = None) -> dict[str, Any]:
-    """Open the bundle in a clean process and ask its example; `load_ms`, `rows` and the `modules` it imported.
+    """Open the bundle in a clean process and ask its example; `load_ms`, `rows` and the `distributions` in use.
 
     Raises `VerificationFailed` naming the missing module or the first row that differs, `TimedOut` after `timeout`
     seconds (settings: verify_timeout)."""
@@ -247,4 +260,4 @@ def reload(folder: str | Path, timeout: float | None = None) -> dict[str, Any]:
         raise VerificationFailed(f"the clean process ended with {done.returncode}: {last}", stderr=done.stderr) from e
     if not found["ok"]:
         raise VerificationFailed(found["error"], **found["data"])
-    return found
+    return {**found, "distributions": _distributions(found["modules"])}
