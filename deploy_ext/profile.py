@@ -110,8 +110,9 @@ def _merged_edges(a: Histogram, b: Histogram) -> tuple[tuple[float, ...], tuple[
 
 
 def _around(values: Any) -> np.ndarray:
-    """Each value with the number just below it before it."""
-    return np.column_stack([np.nextafter(values, -np.inf), values]).ravel()
+    """Each of the ascending values with the number just below it before it, none twice."""
+    nodes = np.column_stack([np.nextafter(values, -np.inf), values]).ravel()
+    return nodes[np.r_[True, nodes[1:] > nodes[:-1]]]
 
 
 def _condense(
@@ -134,7 +135,7 @@ def _rounded(edges: list[float], keep: np.ndarray) -> list[float]:
     rounded = list(edges)
     for i in range(1, len(edges) - 1):
         gap = min(edges[i] - edges[i - 1], edges[i + 1] - edges[i])
-        if not keep[i] and 0 < gap < math.inf:
+        if not keep[i] and 1e-290 < gap < math.inf:
             rounded[i] = round(edges[i], math.ceil(-math.log10(gap / 25)))
     return rounded
 
@@ -210,7 +211,8 @@ def _seconds(moments: pd.Series) -> np.ndarray:
 
 def _key(value: Any) -> str:
     """A value as the name of its count: text as it is, the rest as JSON; long text is cut and gets its digest."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    value = value.item() if isinstance(value, np.generic) else value
+    text = json.dumps(value) if isinstance(value, (bool, int, float)) else str(value)
     return text if len(text) <= 64 else f"{text[:48]}...{digest(text)[:12]}"
 
 # %% ../nbs/11_profile.ipynb #profile-profile-code
