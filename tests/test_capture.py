@@ -199,7 +199,7 @@ def test_the_serializer_is_required_and_an_adopted_model_brings_its_own() -> Non
     assert "skops" in names(capture(MODEL, {}, X, serializer="skops"))
     assert "skops" not in names(capture(MODEL, {}, X, serializer="cloudpickle"))
     assert {"skops", "cloudpickle"} <= names(capture(MODEL, {}, X))
-    assert "scikit-learn" not in names(capture(None, {}, X))
+    assert "scikit-learn" not in names(capture(None, {}, X, serializer="cloudpickle"))
 
 
 def test_pyarrow_columns_need_pyarrow() -> None:
