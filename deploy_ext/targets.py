@@ -12,6 +12,7 @@ import shlex
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -166,8 +167,10 @@ def _release(folder: str | Path, version: Version) -> Release:
 def _socket(name: str, settings: Settings) -> socket.socket:
     """On the port that was asked for, else on the one that this endpoint had, else on a free one."""
     if not settings.port and (before := find(name)):
-        with contextlib.suppress(EndpointFailed):
-            return _bind(settings.host, urlsplit(before.endpoint.url).port or 0)
+        for _ in range(20):  # a worker that was just killed may not have let go of it yet
+            with contextlib.suppress(OSError):
+                return listen(settings.host, urlsplit(before.endpoint.url).port or 0)
+            time.sleep(0.05)
     return _bind(settings.host, settings.port)
 
 
