@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['QUANTILES', 'KEPT', 'Bounds', 'Column', 'seen_text', 'describe', 'close', 'limit', 'judge', 'scan', 'column_array',
-           'cast', 'from_csv', 'schema']
+__all__ = ['QUANTILES', 'KEPT', 'LONG', 'Bounds', 'Column', 'seen_text', 'describe', 'close', 'limit', 'judge', 'scan',
+           'column_array', 'cast', 'from_csv', 'schema']
 
 # %% ../nbs/09_column.ipynb #column-record-code
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -114,7 +114,8 @@ def seen_text(column: Column) -> str:
     return ", ".join(map(str, known[:5])) + (f", ... ({len(known)})" if len(known) > 5 else "")
 
 # %% ../nbs/09_column.ipynb #column-describe-code
-KEPT = 200  # distinct values up to which a text column is a set
+KEPT = 200  # distinct values up to which a text column is a set ...
+LONG = 64  # ... and characters up to which its values are names of something
 
 
 def describe(values: pd.Series, closed: bool = False) -> Column:
@@ -139,7 +140,8 @@ def describe(values: pd.Series, closed: bool = False) -> Column:
         column = _describe_range(column, present)
     if kind in ("string", "bool") or closed:
         known = sorted({read(kind, column.dtype, v) for v in present.unique().tolist()})
-        column = replace(column, categories=tuple(known) if closed or len(known) <= KEPT else None)
+        is_set = kind == "bool" or (len(known) <= min(KEPT, len(present) - 1) and max(map(len, known)) <= LONG)
+        column = replace(column, categories=tuple(known) if closed or is_set else None)
     return column
 
 
@@ -220,12 +222,16 @@ def judge(column: Column, value: Any, bounds: Bounds) -> str | None:
     except ValueError as e:
         return str(e)
     if bounds.low is not None and found < bounds.low:
-        return f"is below {short(bounds.low)}"
+        return f"is below {_limit_text(bounds.low)}"
     if bounds.high is not None and found > bounds.high:
-        return f"is above {short(bounds.high)}"
+        return f"is above {_limit_text(bounds.high)}"
     if bounds.members is not None and found not in bounds.members:
         return f"is none of the {len(bounds.members)} known values"
     return None
+
+
+def _limit_text(limit: Any) -> str:
+    return f"{limit:.15g}" if isinstance(limit, float) else str(short(limit))
 
 # %% ../nbs/09_column.ipynb #column-scan-code
 def scan(column: Column, values: list[Any] | pd.Series, bounds: Bounds) -> Iterator[tuple[int, Any, str]]:

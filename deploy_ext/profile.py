@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -176,9 +177,14 @@ class ColumnProfile(Record):
         return replace(self, counts=counts, other=self.other + part.other + other, **rows)
 
     def _rows(self) -> list[dict[str, Any]]:
-        h, most = self.histogram, list(self.counts)[:3]
-        told = f"{cell(h.low)} .. {cell(h.high)}, mean {cell(h.mean)}" if h else ", ".join(most)
+        told = ", ".join(list(self.counts)[:3])
+        if h := self.histogram:
+            low, high, mean = (self._value(x) for x in (h.low, h.high, h.mean))
+            told = f"{low} .. {high}, mean {mean}"
         return [{"column": self.name, "type": self.type, "missing": self.missing, "values": told}]
+
+    def _value(self, number: float) -> str:
+        return cell(datetime.fromtimestamp(number, UTC) if self.type == "datetime" else number)
 
 
 def _top(counted: Counter[str]) -> tuple[dict[str, int], int]:
