@@ -53,7 +53,7 @@ class Draft:
         """The model version, with all of its tags; the registered model is made if need be."""
         with contextlib.suppress(AlreadyThere):
             self.store.call("create_registered_model", self.name, tags={f"{TAG}token": self.token})
-        return self.store.call(
+        self.store.call(
             "create_model_version",
             self.name,
             source=model.artifact_location,  # by place: MLflow resolves models:/m-... at the user's global address
@@ -62,6 +62,14 @@ class Draft:
             tags=tags,
             description=tags[f"{TAG}purpose"] or None,
         )
+        made = sorted(self.store.pages("search_model_versions", f"run_id = '{run.info.run_id}'"), key=_number)
+        for twin in made[1:]:  # an answer was lost, and MLflow's client asked once more
+            self.store.call("delete_model_version", twin.name, str(twin.version))
+        return made[0]
+
+
+def _number(version: Any) -> int:
+    return int(version.version)
 
 # %% ../nbs/12_draft.ipynb #draft-undo-code
 def undo(draft: Draft) -> str:

@@ -29,7 +29,14 @@ __all__ = ['TAG', 'META', 'tracking_uri', 'shown', 'quiet', 'NotThere', 'Already
 # %% ../nbs/11_store.ipynb #store-where-code
 def tracking_uri(uri: str | None, settings: Settings) -> str:
     """The MLflow address in force: the argument, the setting, MLFLOW_TRACKING_URI, or the project's own database."""
-    return uri or settings.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    return uri or settings.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _default()
+
+
+def _default() -> str:
+    try:
+        return f"sqlite:///{home() / 'mlflow.db'}"
+    except OSError as e:
+        raise DeployError(f"{e.filename} cannot be made ({e.strerror}). Use a folder that you may write to.") from e
 
 
 def shown(uri: str) -> str:
@@ -178,10 +185,8 @@ class Store:
             answers(self.uri)
         from mlflow.tracking import MlflowClient
 
-        client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-        with _first(self.uri):
-            client.get_experiment_by_name("Default")
-        return client
+        with _first(self.uri):  # the client opens the database when it is made
+            return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """The client's `method`, tried again while another writer is in the way.
@@ -228,7 +233,7 @@ def experiment(store: Store, name: str) -> str:
 
 def own(uri: str) -> str | None:
     """Where files of the project's own database go; None for any other, which knows itself."""
-    return (home() / "artifacts").as_uri() if uri == f"sqlite:///{home() / 'mlflow.db'}" else None
+    return (home() / "artifacts").as_uri() if uri.startswith("sqlite:") and uri == _default() else None
 
 # %% ../nbs/11_store.ipynb #store-files-code
 META = "registered_model_meta"  # MLflow adds this file to what it downloads
