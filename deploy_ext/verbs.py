@@ -140,20 +140,25 @@ def _sample(data: Any, rows: int) -> Any:
     return data.iloc[::step] if hasattr(data, "iloc") else data[::step]
 
 
-def _bundle(name: str, model: Any, contract: Contract, features: Any, known: Capture, folder: Path) -> Bundle:
-    """The sealed bundle of a fitted model; `folder` holds an adopted MLflow model already, and is new otherwise."""
+def _bundle(
+    name: str, model: Any, contract: Contract, features: Any, truth: Any, folder: Path
+) -> tuple[Bundle, Capture]:
+    """The sealed bundle of a fitted model, and what is known of its origin; `folder` is there if it was adopted."""
+    adopted = folder.exists()
     asked = contract.require(_sample(features, ASKED))
     answers = answer(model, contract, asked)
-    if folder.exists():
-        runtime, how = "pyfunc", Serialization("cloudpickle", (), "an adopted MLflow model loads itself")
+    how = Serialization("cloudpickle", (), "an adopted MLflow model loads itself") if adopted else serialization(model)
+    origin = None if adopted else model
+    known = capture(origin, _here(), features, truth, serializer=how.format, data_file=_source(features))
+    if adopted:
+        runtime = "pyfunc"
         sign(folder, contract)
     else:
-        how, code = serialization(model), known.needs.copy(folder.parent)
+        code = known.needs.copy(folder.parent)
         runtime = save_flavor(model, folder, contract, asked[:5], list(known.needs.requirements), how, code)
     profile, example = measure(features, answers.prediction), make_example(contract, asked, answers)
-    return seal(
-        folder, name=name, runtime=runtime, serialization=how, contract=contract, profile=profile, example=example
-    )
+    parts: Any = {"serialization": how, "contract": contract, "profile": profile, "example": example}
+    return seal(folder, name=name, runtime=runtime, **parts), known
 
 
 def _source(data: Any) -> str | None:
@@ -187,8 +192,7 @@ def register(
         output, called = describe_output(fitted, features), getattr(truth, "name", None)
         contract = infer(features, output, ranges=range, only=only, nullable=nullable, target=called)
         step("bundle")
-        known = capture(fitted, _here(), features, truth, data_file=_source(data))
-        bundle = _bundle(name, fitted, contract, features, known, folder)
+        bundle, known = _bundle(name, fitted, contract, features, truth, folder)
         step("clean-process reload")
         known = known.seen(reload(folder)["distributions"])
         step("registry")
@@ -397,9 +401,11 @@ def champions(events: Iterable[Event]) -> list[int]:
     stack: list[int] = []
     for event in events:
         to = int(event.to) if event.to else 0
-        if event.what == "rollback" and to in stack:
-            del stack[stack.index(to) + 1 :]
-        elif event.what in ("promote", "rollback"):
+        if event.what == "rollback" and to in stack[:-1]:
+            stack.pop()
+            while stack[-1] != to:
+                stack.pop()
+        elif event.what in ("promote", "rollback") and stack[-1:] != [to]:
             stack.append(to)
     return stack
 
@@ -416,12 +422,15 @@ def rollback(
     """
     registry = _registry()
     name = _bare(name)
-    past = champions(registry.events(name))
-    if to is None and len(past) < 2:
-        raise InvalidRequest(f"{name} has had no champion before this one. See: history {name}", champions=past)
-    if to is not None and to not in past:
-        raise InvalidRequest(f"{name}/{to} never was champion. Type: promote {name}/{to}", champions=past)
-    version = registry.version(f"{name}/{to if to is not None else past[-2]}")
+    events, present = registry.events(name), registry.aliases(name).get(CHAMPION)
+    past = champions(events)
+    if past[-1:] == [present]:  # else somebody moved the alias elsewhere, and the ledger's last champion is meant
+        past.pop()
+    if to is None and not past:
+        raise InvalidRequest(f"{name} has had no champion before this one. See: history {name}")
+    version = registry.version(f"{name}/{past[-1] if to is None else to}")
+    if to is not None and not any(e.what in ("promote", "rollback") and e.to == str(to) for e in events):
+        raise InvalidRequest(f"{version} never was champion. Type: promote {version}")
     _move(registry, version, _event("rollback", name, reason=reason))
     return registry.version(f"{version}")
 

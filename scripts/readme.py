@@ -1,0 +1,45 @@
+"""Put the story into README.md as scripts/demo really ran it: the cells of its notebook and what they showed."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- the story, written by scripts/readme.py from an executed demo -->", "<!-- end of the story -->"
+
+
+def shown(cell: dict) -> str:
+    """The plain text that a cell showed, without progress bars."""
+    texts = [out["data"]["text/plain"] for out in cell["outputs"] if "text/plain" in out.get("data", {})]
+    texts += [out["text"] for out in cell["outputs"] if out.get("name") == "stdout"]
+    return "\n".join("".join(text).rstrip() for text in texts)
+
+
+def story(notebook: dict) -> str:
+    """Every cell that says a sentence to deploy_ext, with its answer."""
+    parts = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and "%deploy" in source:
+            answer = shown(cell)
+            parts.append(f"```\n{source.strip()}\n```\n" + (f"```text\n{answer}\n```\n" if answer else ""))
+        elif cell["cell_type"] == "markdown" and (heading := re.match(r"## (.+)", source)):
+            parts.append(f"**{heading[1]}**\n")
+    return "\n".join(parts)
+
+
+def main() -> int:
+    executed = ROOT / "demo" / "quickstart.ipynb"
+    if not executed.exists():
+        sys.stderr.write("there is no demo/quickstart.ipynb. Run: scripts/demo\n")
+        return 2
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    told = story(json.loads(executed.read_text())).replace(str(ROOT), "~/deploy_ext")
+    readme.write_text(f"{before}{BEGIN}\n{told}\n{END}{rest.split(END)[1]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
