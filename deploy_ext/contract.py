@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .column import Column, cast, close, column_array, describe, from_csv, judge, limit, scan, schema
 from .core import ContractViolated, InvalidRequest, Record, nearest
 from .output import Output, describe_output
@@ -63,6 +65,15 @@ class Contract(Record):
         frame = as_frame(data)
         given = dict(frame.items())
         return self._assemble({c.name: cast(c, given[c.name]) for c in self.columns}, frame.index)
+
+    def legal(self, data: Any) -> Any:
+        """The rows of a table that have no fault. Raises `ContractViolated` for a faulty column, or if no row is left."""
+        table = data if hasattr(data, "iloc") or isinstance(data, np.ndarray) else as_frame(data)
+        faults = self.check(table)
+        kept = np.setdiff1d(np.arange(len(table)), [f.row for f in faults if f.row is not None])
+        if not len(kept) or any(f.row is None for f in faults):
+            raise violated(faults)
+        return table[kept] if isinstance(table, np.ndarray) else table.iloc[kept]
 
     def rebuild(self, columns: Mapping[str, Sequence[Any]]) -> Any:
         """Checked JSON values as the frame, array or Series that the model eats, with the training dtypes."""

@@ -326,6 +326,16 @@ def test_law_and_what_was_seen_are_kept_apart():
     assert schema["carrier"]["enum"] == ["AA", "UA"]
 
 
+def test_a_range_may_exclude_training_rows():
+    contract = infer(FLIGHTS, OUTPUT, ranges=["distance=100.."])
+    assert [(f.row, f.value) for f in contract.check(FLIGHTS)] == [(1, 94)]
+    pd.testing.assert_frame_equal(contract.legal(FLIGHTS), FLIGHTS.iloc[[0, 2]])
+    with pytest.raises(ContractViolated, match="is below 100"):
+        contract.legal(FLIGHTS[1:2])
+    array = np.array([[1.0], [5.0]])
+    assert infer(array, OUTPUT, ranges=["x0=..2"]).legal(array).tolist() == [[1.0]]
+
+
 def test_nullable_by_declaration_takes_the_nullable_dtype_only_when_it_must():
     contract = infer(FLIGHTS.assign(night=[True, False, True]), OUTPUT, nullable=["distance", "night"])
     full, gap = one(night=True), one(night=None, distance=None)
