@@ -788,6 +788,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'deploy_ext.verbs._followers': ('verbs.html#_followers', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs._gates': ('verbs.html#_gates', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs._here': ('verbs.html#_here', 'deploy_ext/verbs.py'),
+                                  'deploy_ext.verbs._keeps': ('verbs.html#_keeps', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs._move': ('verbs.html#_move', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs._open': ('verbs.html#_open', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs._readable': ('verbs.html#_readable', 'deploy_ext/verbs.py'),

@@ -124,7 +124,11 @@ STYLE = """
   & .pass { color: #1a7f37; } & .fail { color: #cf222e; } & .warn { color: #9a6700; } & .skip { color: #57606a; }
   & .anchor-link { display: none; }
 }
-html, body { margin: 0; height: auto !important; overflow: visible !important; background: #f4f5f7 !important; }
+html, body { margin: 0; background: #f4f5f7 !important; }
+html, body, #main, #jp-main-content-panel, #rendered_cells { /* Voila fixes them to the window: one page in print */
+  position: static !important; contain: none !important; overflow: visible !important;
+  width: auto !important; height: auto !important; min-height: 0 !important;
+}
 @page { margin: 16mm; }
 @media print {
   html, body { background: none !important; }
@@ -182,7 +186,7 @@ def _voila_settings(port: int, token: str) -> dict[str, Any]:
         "VoilaConfiguration": {**page, **kernels, "file_denylist": [".*"]},
         "VoilaExecutor": {"cell_error_instruction": "Reload the page when it is mended."},
         "KernelManager": {"transport": "ipc"},
-        "MappingKernelManager": {"cull_idle_timeout": 60, "cull_interval": 20},
+        "MappingKernelManager": {"cull_idle_timeout": 15, "cull_interval": 5, "cull_connected": True},
     }
 
 

@@ -236,6 +236,7 @@ def test_the_page_shows_the_champion_of_this_minute(
             .is_visible()
         )
         assert [heading.inner_text().strip("¶") for heading in shown.locator("h2").all()] == HEADINGS
+    assert len(re.findall(rb"/Type\s*/Page\b", shown.pdf())) > 1, "the page is printed whole"
     hosts = {urlsplit(url).hostname for url in asked if not url.startswith(("data:", "blob:"))}
     assert hosts == {"127.0.0.1"}
     assert str(Path.home()) not in shown.content() and "a project with spaces" not in shown.locator("body").inner_text()
