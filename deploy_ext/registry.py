@@ -154,9 +154,12 @@ class Catalog:
             ) from None
         return {alias: int(version) for alias, version in found.aliases.items()}
 
-    def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Let `alias` point to `version`."""
-        self.store.call("set_registered_model_alias", name, alias, str(version))
+    def set_alias(self, name: str, alias: str, version: int | None) -> None:
+        """Let `alias` point to `version`; None removes it."""
+        if version is None:
+            self.store.call("delete_registered_model_alias", name, alias)
+        else:
+            self.store.call("set_registered_model_alias", name, alias, str(version))
 
     def add_verdict(self, version: Version, verdict: Verdict) -> Version:
         """Store `verdict` on `version`; the version with it."""

@@ -20,8 +20,9 @@ from .bundle import Bundle, answer, make_example, open_bundle, seal
 from .capture import Capture, capture, data_digest, git, notebook, reload
 from .card import card
 from .checkup import examine
-from .contract import Contract, as_frame, describe_output, infer
+from .contract import Contract, as_frame, describe_output, infer, violated
 from deploy_ext.core import (
+    ContractViolated,
     DeployError,
     Endpoint,
     Event,
@@ -161,6 +162,13 @@ def _bundle(
     return seal(folder, name=name, runtime=runtime, **parts), known
 
 
+def _keeps(contract: Contract, features: Any) -> None:
+    """Raises `ContractViolated` when the training data breaks the limits that the user has set."""
+    if any(c.enforce for c in contract.columns) and (faults := contract.check(features)):
+        told = f"the training data breaks its own --range or --only: {violated(faults)}. Clean it, or widen the limits."
+        raise ContractViolated(told, faults=tuple(faults))
+
+
 def _source(data: Any) -> str | None:
     """The file that `data` was read from, if it came from one."""
     return getattr(data, "attrs", {}).get(inputs.SOURCE)
@@ -191,6 +199,7 @@ def register(
         fitted = registry.adopt(model, folder) if isinstance(model, str) else model
         output, called = describe_output(fitted, features), getattr(truth, "name", None)
         contract = infer(features, output, ranges=range, only=only, nullable=nullable, target=called)
+        _keeps(contract, features)
         step("bundle")
         bundle, known = _bundle(name, fitted, contract, features, truth, folder)
         step("clean-process reload")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +35,41 @@ def _project(_session_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     if os.environ.get("DEPLOY_EXT_PROJECT") == str(_session_project):
         monkeypatch.setenv("DEPLOY_EXT_PROJECT", str(tmp_path))
         monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which `stories.tell` has been told once."""
+    from stories import tell
+
+    folder = tmp_path_factory.mktemp("told")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEPLOY_EXT_PROJECT", str(folder))
+        tell()
+    return folder
+
+
+@pytest.fixture
+def story(_told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project where flights/1 is champion, /2 has failed and /3 waits; its servers end with the test."""
+    from stories import clone, processes
+
+    clone(_told, tmp_path)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    yield tmp_path
+    for process in processes(tmp_path):
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def tracking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server for all tests; it takes seconds to start."""
+    from servers import mlflow_server
+
+    with mlflow_server(tmp_path_factory.mktemp("server")) as url:
+        yield url
 
 
 def without(package: str, what: str) -> NoReturn:
