@@ -67,7 +67,7 @@ class Contract(Record):
         return self._assemble({c.name: cast(c, given[c.name]) for c in self.columns}, frame.index)
 
     def legal(self, data: Any) -> Any:
-        """The rows of a table that have no fault. Raises `ContractViolated` for a faulty column, or if no row is left."""
+        """The rows of a table without fault. Raises `ContractViolated` for a faulty column, or if no row is left."""
         table = data if hasattr(data, "iloc") or isinstance(data, np.ndarray) else as_frame(data)
         faults = self.check(table)
         kept = np.setdiff1d(np.arange(len(table)), [f.row for f in faults if f.row is not None])
