@@ -58,6 +58,11 @@ def load_ipython_extension(shell: Any) -> None:
     importlib.import_module("deploy_ext.magics").load(shell)
 
 
+def unload_ipython_extension(shell: Any) -> None:
+    """What `%unload_ext deploy_ext` calls: takes them away again."""
+    importlib.import_module("deploy_ext.magics").unload(shell)
+
+
 class _Package(ModuleType):
     """Python binds a submodule to its package when it is imported; here that must not hide the verb of that name."""
 

@@ -5,17 +5,19 @@
 # %% ../nbs/62_cli.ipynb #cli-imports
 from __future__ import annotations
 
-import contextlib
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
-from . import grammar, inputs, verbs
-from .core import DeployError, InvalidRequest, Record, Verdict, plain
+from .core import DeployError, InvalidRequest, Verdict
+
+if TYPE_CHECKING:
+    from deploy_ext.grammar import Face, Option
 
 # %% auto #0
-__all__ = ['PROG', 'shown', 'exit_code', 'main']
+__all__ = ['PROG', 'NOTES', 'shown', 'exit_code', 'face', 'run', 'main']
 
 # %% ../nbs/62_cli.ipynb #cli-shown-code
 PROG = "deploy-ext"
@@ -23,47 +25,77 @@ PROG = "deploy-ext"
 
 def shown(result: Any, as_json: bool) -> str:
     """What a verb returned, as text or as one JSON document."""
-    if not as_json:
-        return result.to_string() if hasattr(result, "to_string") else str(result)
-    if hasattr(result, "to_dict") and not isinstance(result, Record):
-        return result.to_json(orient="records", date_format="iso")
-    return json.dumps(plain(result), ensure_ascii=False, allow_nan=False)
+    if hasattr(result, "to_string"):  # a frame
+        rows = {"orient": "records", "date_format": "iso", "double_precision": 15}
+        return result.to_json(**rows) if as_json else result.to_string()
+    if hasattr(result, "to_json"):
+        return result.to_json() if as_json else repr(result)
+    return json.dumps(result) if as_json else str(result)
 
 
 def exit_code(result: Any) -> int:
     """0, or 3 for a verdict that failed."""
     return 3 if isinstance(result, Verdict) and not result.passed else 0
 
-# %% ../nbs/62_cli.ipynb #cli-resolve-code
-def _resolve(option: grammar.Option, word: Any, values: Any) -> Any:
-    if option.kind == "cell":
-        return sys.stdin.read() if word == "-" else _text(Path(word))
-    return inputs.resolve(option, word, values, {})
-
-
-def _text(path: Path) -> str:
+# %% ../nbs/62_cli.ipynb #cli-face-code
+def _text(word: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise InvalidRequest(f"'{path}' cannot be read as text: {e}", path=str(path)) from e
+        return sys.stdin.read() if word == "-" else Path(word).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as e:
+        raise InvalidRequest(f"'{word}' cannot be read as text: {e}", path=word) from e
 
-# %% ../nbs/62_cli.ipynb #cli-main-code
-def main(argv: list[str] | None = None) -> int:
-    """Say the sentence in `argv` (the process's own by default) and return the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in words
-    words = [w for w in words if w != "--json"]
+
+NOTES = f"""
+With --json, stdout has the record as JSON and nothing else. '{PROG} --version' tells the version.
+Exit codes: 0 done, 1 unexpected, 2 usage, 3 gate failed, 4 data or contract violated, 5 notebook job failed,
+6 endpoint or target failed, 7 timed out, 8 verification failed, 130 stopped by Ctrl-C."""
+
+
+def face() -> Face:
+    """How a shell says the sentences: words name files."""
+    from deploy_ext import grammar, inputs, verbs
+
+    def resolve(option: Option, word: Any, values: Any) -> Any:
+        return _text(word) if option.kind == "cell" else inputs.resolve(option, word, values, {})
+
+    return grammar.Face(PROG, verbs.COMMANDS, resolve, notes=NOTES)
+
+# %% ../nbs/62_cli.ipynb #cli-run-code
+def _answer(words: list[str], as_json: bool) -> tuple[str, int]:
+    """What goes to stdout, and the exit code. Raises `DeployError`."""
     if words[:1] == ["--version"]:
-        sys.stdout.write(f"deploy-ext {verbs.__version__}\n")
-        return 0
+        from deploy_ext import __version__
+
+        return f"{PROG} {__version__}", 0
+    from deploy_ext import grammar
+
+    result = grammar.say(face(), words)
+    return shown(result, as_json), exit_code(result)
+
+
+def run(words: list[str], out: IO[str]) -> int:
+    """Say the sentence, write the answer to `out` and return the exit code."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            result = grammar.say(verbs.COMMANDS, words, PROG, _resolve)
+        text, code = _answer([w for w in words if w != "--json"], "--json" in words)
     except DeployError as e:
         sys.stderr.write(f"{PROG}: {type(e).__name__}: {e}\n")
         return e.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write(f"{PROG}: stopped; nothing was left half done\n")
+        sys.stderr.write(f"{PROG}: stopped\n")
         return 130
-    sys.stdout.write(shown(result, as_json) + "\n")
-    return exit_code(result)
+    try:
+        out.write(text + "\n")
+        out.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is still in the buffer must not raise at exit
+    except OSError as e:
+        sys.stderr.write(f"{PROG}: stdout cannot be written: {e.strerror}\n")
+        return DeployError.exit_code
+    return code
+
+# %% ../nbs/62_cli.ipynb #cli-main-code
+def main() -> int:
+    """The program `deploy-ext`: say the sentence in the process's arguments and return the exit code."""
+    with os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace") as out:
+        os.dup2(2, 1)
+        return run(sys.argv[1:], out)

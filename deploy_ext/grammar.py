@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import shlex
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -18,8 +18,7 @@ from typing import Any
 from .core import InvalidRequest, nearest
 
 # %% auto #0
-__all__ = ['Resolve', 'Values', 'Arg', 'Option', 'Command', 'command', 'parser', 'parse', 'help_text', 'overview', 'find', 'Help',
-           'asked_help', 'say', 'completions']
+__all__ = ['Arg', 'Option', 'Command', 'command', 'Face', 'find', 'parser', 'parse', 'Help', 'asked_help', 'say', 'completions']
 
 # %% ../nbs/45_grammar.ipynb #grammar-arg-code
 @dataclass(frozen=True)
@@ -63,17 +62,21 @@ class Command:
         return (inspect.getdoc(self.call) or "").split("\n")[0]
 
 
+def _path(word: str) -> Path:
+    return Path(word).expanduser()  # a notebook has no shell that does it
+
+
 def _scalar(hint: Any) -> tuple[Callable[[str], Any], bool]:
     """The converter that an annotation asks for, and whether it takes many values."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
     if typing.get_origin(hint) is tuple:
         return _scalar(typing.get_args(hint)[0])[0], True
-    return (hint if hint in (int, float, bool, Path) else str), False
+    return {int: int, float: float, bool: bool, Path: _path}.get(hint, str), False
 
 
 def command(function: Callable[..., Any]) -> Command:
-    """Read a verb's signature. Every parameter carries an `Arg` in its annotation."""
+    """Read a verb's signature. Every parameter carries an `Arg` in its annotation; the text of a cell has a default."""
     hints = typing.get_type_hints(function, include_extras=True)
     options = []
     for position, p in enumerate(inspect.signature(function).parameters.values()):
@@ -85,6 +88,37 @@ def command(function: Callable[..., Any]) -> Command:
         options.append(Option(p.name, arg.help, arg.kind, convert, required, default, many, bare))
     return Command(function.__name__.rstrip("_"), function, tuple(options))
 
+# %% ../nbs/45_grammar.ipynb #grammar-face-code
+@dataclass(frozen=True)
+class Face:
+    """One way to say the sentences.
+
+    `resolve(option, word, values)` is the thing that a word names, when the options before it have `values`;
+    `suggest(option, said, begun)` is what may stand as an option's value, when `said` are the words before it.
+    """
+
+    prog: str
+    commands: Mapping[str, Command]
+    resolve: Callable[[Option, Any, Mapping[str, Any]], Any]
+    suggest: Callable[[Option, list[str], str], Iterable[str]] = lambda option, said, begun: ()
+    cells: bool = False
+    notes: str = ""
+
+    def options(self, cmd: Command) -> list[Option]:
+        """The options of a command that can be typed here."""
+        return [o for o in cmd.options if not (self.cells and o.kind == "cell")]
+
+    def below(self, cmd: Command) -> Option | None:
+        """The option that is the cell below, if the command has one and there are cells here."""
+        return next((o for o in cmd.options if self.cells and o.kind == "cell"), None)
+
+
+def find(face: Face, verb: str) -> Command:
+    """The command of a verb. Raises `InvalidRequest` naming the nearest one."""
+    if verb not in face.commands:
+        raise InvalidRequest(f"{face.prog}: unknown verb '{verb}'. {nearest(verb, face.commands)}", verb=verb)
+    return face.commands[verb]
+
 # %% ../nbs/45_grammar.ipynb #grammar-parse-code
 class _Parser(argparse.ArgumentParser):
     """An argument parser that raises `InvalidRequest` instead of leaving the process."""
@@ -93,109 +127,111 @@ class _Parser(argparse.ArgumentParser):
         raise InvalidRequest(f"{self.prog}: {message}. Type '{self.prog} --help'.")
 
 
-def parser(cmd: Command, prog: str) -> argparse.ArgumentParser:
-    """The argparse parser of a command; `prog` is how this face is called (`%deploy` or `deploy-ext`)."""
-    made = _Parser(f"{prog} {cmd.verb}", description=inspect.getdoc(cmd.call), add_help=False, allow_abbrev=False)
+def parser(face: Face, cmd: Command) -> argparse.ArgumentParser:
+    """The argparse parser of a command."""
+    made = _Parser(f"{face.prog} {cmd.verb}", description=inspect.getdoc(cmd.call), add_help=False, allow_abbrev=False)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
-    for o in cmd.options:
+    if below := face.below(cmd):
+        made.epilog = f"In a cell, %{made.prog} ... and on the lines below it: {below.help}."
+    for o in face.options(cmd):
+        told = o.help.replace("%", "%%") + (" (in a file, or - for standard input)" if o.kind == "cell" else "")
         if o.type is bool:
-            made.add_argument(o.flag, action="store_true", help=o.help)
+            made.add_argument(o.flag, action="store_true", help=told)
         elif o.positional:
-            made.add_argument(o.name, nargs=None if o.required else "?", type=o.type, default=o.default, help=o.help)
+            made.add_argument(o.name, nargs=None if o.required else "?", type=o.type, default=o.default, help=told)
         else:
-            repeat: Any = {"action": "append"} if o.many else {}
-            shown = o.name.upper() if o.kind in ("text", "target") else o.kind.upper()
-            made.add_argument(
-                o.flag, dest=o.name, type=o.type, required=o.required, default=None if o.many else o.default,
-                metavar=shown, help=o.help, **repeat,
-            )  # fmt: skip
+            repeat: Any = {"action": "append"} if o.many else {"default": o.default}
+            shown = {"data": "DATA", "file": "FILE", "cell": "FILE"}.get(o.kind, o.name.upper())
+            made.add_argument(o.flag, dest=o.name, type=o.type, required=o.required, metavar=shown, help=told, **repeat)
     return made
 
 
-def parse(cmd: Command, words: Iterable[str], prog: str) -> dict[str, Any]:
+def _known(face: Face, cmd: Command, words: list[str]) -> None:
+    """Raises `InvalidRequest` for what looks like an option and is none."""
+    flags = [o.flag for o in face.options(cmd) if not o.positional]
+    for word in words:
+        if re.fullmatch(r"--?[A-Za-z]\S*", word) and word.partition("=")[0] not in flags:
+            hint = nearest(word, flags) if flags else "It has no options."
+            raise InvalidRequest(f"{face.prog} {cmd.verb}: unknown option '{word}'. {hint}", option=word)
+
+
+def parse(face: Face, cmd: Command, words: list[str]) -> dict[str, Any]:
     """The values that `words` give to the command's parameters. Raises `InvalidRequest` naming the nearest option."""
-    made = parser(cmd, prog)
-    known, rest = made.parse_known_args(list(words))
+    _known(face, cmd, words)
+    made = parser(face, cmd)
+    found, rest = made.parse_known_args(words)
     if rest:
-        flags = [o.flag for o in cmd.options if not o.positional]
-        raise InvalidRequest(f"{made.prog}: unknown option '{rest[0]}'. {nearest(rest[0], flags)}", option=rest[0])
-    values = vars(known)
-    return {o.name: tuple(values[o.name] or ()) if o.many else values[o.name] for o in cmd.options}
+        raise InvalidRequest(f"{made.prog}: '{rest[0]}' is one word too many. Put what belongs together in quotes.")
+    values = vars(found)
+    return {o.name: tuple(values[o.name] or ()) if o.many else values[o.name] for o in face.options(cmd)}
 
 # %% ../nbs/45_grammar.ipynb #grammar-help-code
-def help_text(cmd: Command, prog: str) -> str:
-    """The help of one verb."""
-    return parser(cmd, prog).format_help()
-
-
-def overview(commands: Mapping[str, Command], prog: str) -> str:
-    """All verbs, a line each."""
-    width = max(map(len, commands))
-    lines = [f"  {verb:<{width}}  {cmd.summary}" for verb, cmd in commands.items()]
-    return "\n".join([f"usage: {prog} <verb> ...", "", *lines, "", f"'{prog} help <verb>' tells more of one."])
-
-
-def find(commands: Mapping[str, Command], verb: str, prog: str) -> Command:
-    """The command of a verb. Raises `InvalidRequest` naming the nearest one."""
-    if verb not in commands:
-        raise InvalidRequest(f"{prog}: unknown verb '{verb}'. {nearest(verb, commands)}", verb=verb)
-    return commands[verb]
-
-# %% ../nbs/45_grammar.ipynb #grammar-sentence-code
-Resolve = Callable[[Option, Any, Mapping[str, Any]], Any]
-
-
 class Help(str):
     """A help text that shows itself as it is."""
 
     __repr__ = str.__str__
 
 
-def asked_help(commands: Mapping[str, Command], words: list[str], prog: str) -> Help | None:
-    """The help that `words` ask for (nothing at all, `help`, `help VERB`, `--help` anywhere), or None."""
-    if not words or words in (["help"], ["--help"], ["-h"]):
-        return Help(overview(commands, prog))
-    if words[0] == "help":
-        return Help(help_text(find(commands, words[1], prog), prog))
-    if {"--help", "-h"} & set(words[1:]):
-        return Help(help_text(find(commands, words[0], prog), prog))
-    return None
+def _overview(face: Face) -> str:
+    """All verbs, a line each."""
+    width = max(map(len, face.commands))
+    lines = [f"  {verb:<{width}}  {cmd.summary}" for verb, cmd in face.commands.items()]
+    more = f"'{face.prog} help <verb>' tells more of one."
+    return "\n".join([f"usage: {face.prog} <verb> ...", "", *lines, "", more, *filter(None, [face.notes])])
 
 
-def say(commands: Mapping[str, Command], words: list[str], prog: str, resolve: Resolve) -> Any:
+def asked_help(face: Face, words: list[str]) -> Help | None:
+    """The help that `words` ask for, or None."""
+    asked = words[:1] == ["help"] or bool({"--help", "-h"} & set(words))
+    if words and not asked:
+        return None
+    named = [w for w in words if w not in ("help", "--help", "-h")]
+    return Help(parser(face, find(face, named[0])).format_help() if named else _overview(face))
+
+# %% ../nbs/45_grammar.ipynb #grammar-sentence-code
+def say(face: Face, words: list[str], body: str | None = None) -> Any:
     """Carry out a sentence: give the help it asks for, or find the verb, parse its words, make them values, call it."""
-    if (told := asked_help(commands, words, prog)) is not None:
+    if (told := asked_help(face, words)) is not None:
         return told
-    cmd = find(commands, words[0], prog)
-    values = parse(cmd, words[1:], prog)
-    for o in cmd.options:  # in the order of the signature, so that a target can look into the data before it
+    cmd = find(face, words[0])
+    values = parse(face, cmd, words[1:])
+    for o in face.options(cmd):  # in the order of the signature, so that a target can look into the data before it
         if values[o.name] is not None:
-            values[o.name] = resolve(o, values[o.name], values)
+            values[o.name] = face.resolve(o, values[o.name], values)
+    if body is not None:
+        if (below := face.below(cmd)) is None:
+            takers = ", ".join(f"%{face.prog} {v}" for v, c in face.commands.items() if face.below(c))
+            raise InvalidRequest(f"only {takers} takes the rest of a cell. Write {face.prog} {cmd.verb} with one %.")
+        values[below.name] = body
     return cmd.call(**values)
 
 # %% ../nbs/45_grammar.ipynb #grammar-complete-code
-Values = Callable[[Option, list[str]], Iterable[str]]
+def _wanted(options: list[Option], words: list[str]) -> Option | None:
+    """The option whose value comes next after `words`, or None where only an option's name may come."""
+    bare = next((o for o in options if o.positional), None)
+    valued = {o.flag: o for o in options if not o.positional and o.type is not bool}
+    wanted = None
+    for word in words:
+        if wanted:
+            wanted = None  # this word is its value
+        elif word.startswith("-"):
+            wanted = valued.get(word)
+        else:
+            bare = None
+    return wanted or bare
 
 
-def _wanted(cmd: Command, words: list[str]) -> Option | None:
-    """The option whose value comes next after `words`, or None where an option's name may come."""
-    flags = {o.flag: o for o in cmd.options}
-    if words and words[-1] in flags and flags[words[-1]].type is not bool:
-        return flags[words[-1]]
-    first = cmd.options[0] if cmd.options and cmd.options[0].positional else None
-    return first if first and not words else None
-
-
-def completions(commands: Mapping[str, Command], words: list[str], begun: str, values: Values) -> list[str]:
+def completions(face: Face, words: list[str], begun: str) -> list[str]:
     """What may follow `words` when the next word has `begun`: verbs, options, or values of the right kind."""
-    if not words:
-        return [v for v in (*commands, "help") if v.startswith(begun)]
-    if words[0] == "help":
-        return [v for v in commands if v.startswith(begun)]
-    if words[0] not in commands:
-        return []
-    cmd, said = commands[words[0]], words[1:]
-    if (option := _wanted(cmd, said)) and not begun.startswith("-"):
-        return [v for v in values(option, said) if v.startswith(begun)]
-    left = [o.flag for o in cmd.options if not o.positional and (o.many or o.flag not in said)]
-    return [f for f in left if f.startswith(begun)]
+    if not words or words == ["help"]:
+        found = [*face.commands, *(() if words else ("help",))]
+    elif words[0] not in face.commands:
+        found = []
+    else:
+        options, said = face.options(face.commands[words[0]]), words[1:]
+        wanted = _wanted(options, said)
+        if wanted and not begun.startswith("-"):
+            found = list(face.suggest(wanted, said, begun))
+        else:
+            found = [o.flag for o in options if not o.positional and (o.many or o.flag not in said)]
+    return [word for word in found if word.startswith(begun)]

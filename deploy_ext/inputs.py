@@ -6,111 +6,115 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from .core import DeployError, InvalidRequest, home, nearest, need
+from .core import DeployError, InvalidRequest, home, nearest, need, project, write_atomic
 from .grammar import Option
 
 # %% auto #0
-__all__ = ['SOURCE', 'MODEL_READERS', 'KINDS', 'read_data', 'read_model', 'is_model', 'is_data', 'is_target', 'variables',
+__all__ = ['SOURCE', 'DATA_READERS', 'MODEL_READERS', 'KINDS', 'NAMES', 'files', 'read_data', 'read_model', 'is_a', 'variables',
            'resolve', 'remember', 'known_refs', 'suggest']
+
+# %% ../nbs/46_inputs.ipynb #inputs-read-code
+def _read(path: str | Path, readers: Mapping[str, Callable[[Path], Any]], noun: str) -> Any:
+    """What is in the file, read by its suffix. Raises `InvalidRequest` naming the nearest file of the kind."""
+    path = Path(path).expanduser()
+    if not os.path.isfile(path):
+        beside = [Path(found).name for found in files(f"{path.parent}/", readers) if not found.endswith("/")]
+        hint = nearest(path.name, beside)
+        raise InvalidRequest(f"there is no {noun} file '{path}'. {hint}", path=str(path))
+    if path.suffix not in readers:
+        raise InvalidRequest(f"'{path}' is no {noun} file: {', '.join(readers)} are.", path=str(path))
+    try:
+        return readers[path.suffix](path)
+    except DeployError:
+        raise
+    except Exception as e:  # whatever a damaged file makes its reader raise
+        raise InvalidRequest(f"the {noun} in '{path}' cannot be read: {type(e).__name__}: {e}", path=str(path)) from e
+
+
+def files(begun: str, suffixes: Iterable[str] | None = None) -> list[str]:
+    """The paths that continue `begun`: folders, and files with one of the suffixes (any, when None)."""
+    folder, slash, name = begun.rpartition("/")
+    found = []
+    with contextlib.suppress(OSError, ValueError), os.scandir(os.path.expanduser(folder + slash) or ".") as entries:
+        for entry in entries:
+            hidden = entry.name.startswith(".") and not name.startswith(".")
+            if hidden or not entry.name.startswith(name):
+                continue
+            if entry.is_dir():
+                found.append(f"{folder}{slash}{entry.name}/")
+            elif suffixes is None or Path(entry.name).suffix in suffixes:
+                found.append(f"{folder}{slash}{entry.name}")
+    return sorted(found)
 
 # %% ../nbs/46_inputs.ipynb #inputs-data-code
 SOURCE = "deploy_ext.file"  # in frame.attrs: the file a frame was read from
 
 
+def _frame(reader: str) -> Callable[[Path], Any]:
+    def read(path: Path) -> Any:
+        frame = getattr(need("pandas"), reader)(path)
+        frame.attrs[SOURCE] = str(path)
+        return frame
+
+    return read
+
+
+DATA_READERS = {".parquet": _frame("read_parquet"), ".csv": _frame("read_csv"), ".gz": _frame("read_csv")}
+
+
 def read_data(path: str | Path) -> Any:
     """The frame in a Parquet or CSV file; its path stands in `frame.attrs`. Raises `InvalidRequest`."""
-    import pandas as pd
-
-    path = Path(path)
-    readers: dict[str, Callable[[Path], Any]] = {".parquet": pd.read_parquet, ".csv": pd.read_csv, ".gz": pd.read_csv}
-    if not path.is_file():
-        raise InvalidRequest(
-            f"there is no file '{path}'. {nearest(path.name, _neighbours(path, readers))}", path=str(path)
-        )
-    if path.suffix not in readers:
-        raise InvalidRequest(f"'{path}' is neither Parquet nor CSV. Save it as .parquet or .csv.", path=str(path))
-    try:
-        frame = readers[path.suffix](path)
-    except Exception as e:
-        raise InvalidRequest(f"'{path}' cannot be read as {path.suffix[1:]}: {e}", path=str(path)) from e
-    frame.attrs[SOURCE] = str(path)
-    return frame
-
-
-def _neighbours(path: Path, suffixes: Iterable[str]) -> list[str]:
-    """The files beside `path` with one of the suffixes."""
-    with contextlib.suppress(OSError):
-        return [p.name for p in path.parent.iterdir() if p.suffix in suffixes]
-    return []
+    return _read(path, DATA_READERS, "data")
 
 # %% ../nbs/46_inputs.ipynb #inputs-model-code
-def _read_pickle(path: Path) -> Any:
-    import pickle
-
-    with path.open("rb") as f:
-        return pickle.load(f)
-
-
-def _read_skops(path: Path) -> Any:
-    from deploy_ext.bundle import read_skops
-
-    return read_skops(path)
+def _pickled(path: Path) -> Any:
+    with path.open("rb") as file:
+        return need("pickle").load(file)
 
 
 MODEL_READERS: dict[str, Callable[[Path], Any]] = {
     ".joblib": lambda path: need("joblib").load(path),
-    ".pkl": _read_pickle,
-    ".pickle": _read_pickle,
-    ".skops": _read_skops,
+    ".pkl": _pickled,
+    ".pickle": _pickled,
+    ".skops": lambda path: need("deploy_ext.bundle").read_skops(path),
 }
 
 
 def read_model(path: str | Path) -> Any:
     """The fitted model in a joblib, pickle or skops file. Raises `InvalidRequest`."""
-    path = Path(path)
-    if not path.is_file():
-        hint = nearest(path.name, _neighbours(path, MODEL_READERS))
-        raise InvalidRequest(f"there is no model file '{path}'. {hint}", path=str(path))
-    if path.suffix not in MODEL_READERS:
-        raise InvalidRequest(f"'{path}' is no model file: {', '.join(MODEL_READERS)} are.", path=str(path))
-    try:
-        return MODEL_READERS[path.suffix](path)
-    except DeployError:
-        raise
-    except Exception as e:
-        raise InvalidRequest(f"the model in '{path}' cannot be opened: {type(e).__name__}: {e}", path=str(path)) from e
+    return _read(path, MODEL_READERS, "model")
 
 # %% ../nbs/46_inputs.ipynb #inputs-kinds-code
-def _dimensions(value: Any) -> int:
+def _shaped(value: Any, dimensions: int) -> bool:
     shape = getattr(value, "shape", None)
-    return len(shape) if isinstance(shape, tuple) else 0
+    return isinstance(shape, tuple) and len(shape) == dimensions
 
 
-def is_model(value: Any) -> bool:
-    """Has `predict`, and is an object and no class."""
-    return not isinstance(value, type) and callable(getattr(value, "predict", None))
+KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model": (lambda value: callable(getattr(value, "predict", None)), "has no predict()"),
+    "data": (lambda value: _shaped(value, 2), "is no frame or array of rows and columns"),
+    "target": (lambda value: _shaped(value, 1), "is no series or array with one value a row"),
+}
 
 
-def is_data(value: Any) -> bool:
-    """Has rows and columns."""
-    return not isinstance(value, type) and (_dimensions(value) == 2 or hasattr(value, "to_pandas"))
-
-
-def is_target(value: Any) -> bool:
-    """Has one value a row."""
-    return not isinstance(value, type) and _dimensions(value) == 1
-
-
-KINDS: dict[str, Callable[[Any], bool]] = {"model": is_model, "data": is_data, "target": is_target}
+def is_a(kind: str, value: Any) -> bool:
+    """Is `value` a model, data or a target? Never raises."""
+    try:
+        return not isinstance(value, (type, ModuleType)) and KINDS[kind][0](value)
+    except Exception:  # a property of the user's own may raise anything
+        return False
 
 
 def variables(namespace: Mapping[str, Any], kind: str) -> list[str]:
     """The names of the user's variables of a kind; what begins with an underscore is IPython's own."""
-    return [name for name, value in list(namespace.items()) if not name.startswith("_") and KINDS[kind](value)]
+    return [name for name, value in list(namespace.items()) if not name.startswith("_") and is_a(kind, value)]
 
 # %% ../nbs/46_inputs.ipynb #inputs-resolve-code
 def resolve(option: Option, word: Any, values: Mapping[str, Any], namespace: Mapping[str, Any]) -> Any:
@@ -118,26 +122,27 @@ def resolve(option: Option, word: Any, values: Mapping[str, Any], namespace: Map
 
     Raises `InvalidRequest` naming the nearest variable of the right kind.
     """
-    if option.kind not in KINDS or not isinstance(word, str):
+    kind = option.kind
+    if kind not in KINDS or (kind == "model" and word.startswith("models:/")):
         return word
-    if option.kind == "target":
+    if kind == "target":
         return _target(word, values.get("data"), namespace)
     if word in namespace:
-        return _checked(word, namespace[word], option.kind, namespace)
-    if option.kind == "model" and word.startswith("models:/"):
-        return word
-    if Path(word).suffix or not namespace:
-        return read_data(word) if option.kind == "data" else read_model(word)
-    hint = nearest(word, variables(namespace, option.kind))
+        return _checked(word, namespace[word], kind, namespace)
+    known, read = (DATA_READERS, read_data) if kind == "data" else (MODEL_READERS, read_model)
+    if not namespace or "/" in word or Path(word).suffix in known:
+        return read(word)
+    hint = nearest(word, variables(namespace, kind))
+    if not word.isidentifier():
+        hint = "Give the name of one: put the value into a variable first."
     raise InvalidRequest(f"{option.flag}: there is no variable '{word}'. {hint}", variable=word)
 
 
 def _checked(word: str, value: Any, kind: str, namespace: Mapping[str, Any]) -> Any:
-    if KINDS[kind](value):
+    if is_a(kind, value):
         return value
-    wanted = {"model": "has no predict()", "data": "has no rows and columns", "target": "is not one value a row"}[kind]
-    hint = nearest(word, set(variables(namespace, kind)) - {word})
-    raise InvalidRequest(f"'{word}' is a {type(value).__name__} and {wanted}. {hint}", variable=word)
+    hint = nearest(word, variables(namespace, kind))
+    raise InvalidRequest(f"'{word}' ({type(value).__name__}) {KINDS[kind][1]}. {hint}", variable=word)
 
 
 def _target(word: str, data: Any, namespace: Mapping[str, Any]) -> Any:
@@ -147,30 +152,47 @@ def _target(word: str, data: Any, namespace: Mapping[str, Any]) -> Any:
     if word in namespace:
         return _checked(word, namespace[word], "target", namespace)
     hint = nearest(word, [*columns, *variables(namespace, "target")])
-    raise InvalidRequest(f"--target: '{word}' is neither a column of the data nor a variable. {hint}", target=word)
+    missing = "neither a column of the data nor a variable" if namespace else "no column of the data"
+    raise InvalidRequest(f"--target: '{word}' is {missing}. {hint}", target=word)
 
 # %% ../nbs/46_inputs.ipynb #inputs-known-code
+NAMES = "names.txt"  # in .deploy: one name a line
+
+
 def remember(names: Iterable[str]) -> None:
     """Leave `names` (`flights`, `flights@champion`, `flights/3`) for the next Tab. Never fails."""
-    from deploy_ext.core import write_atomic
-
     with contextlib.suppress(OSError, DeployError):
-        write_atomic(home() / "names.txt", "\n".join(names))
+        write_atomic(home() / NAMES, "\n".join(names))
 
 
 def known_refs() -> list[str]:
     """The model names, aliases and versions that were last seen."""
-    with contextlib.suppress(OSError, DeployError):
-        return (home() / "names.txt").read_text().split("\n")
+    with contextlib.suppress(OSError, ValueError):
+        return (project() / ".deploy" / NAMES).read_text(encoding="utf-8").split()
     return []
 
 
-def suggest(option: Option, said: list[str], namespace: Mapping[str, Any], refs: Callable[[], list[str]]) -> list[str]:
-    """What may stand as the value of `option`: variables of its kind, references, columns, files."""
-    if option.kind == "ref":
-        return refs()
-    columns: list[str] = []
-    if option.kind == "target" and "--data" in said[:-1]:
-        data = namespace.get(said[said.index("--data") + 1])
-        columns = [str(c) for c in getattr(data, "columns", ())]
-    return columns + (variables(namespace, option.kind) if option.kind in KINDS else [])
+def _columns(said: list[str], namespace: Mapping[str, Any]) -> list[str]:
+    """The columns of the frame that was given as `--data`."""
+    named = said[said.index("--data") + 1] if "--data" in said[:-1] else ""
+    return [str(c) for c in getattr(namespace.get(named), "columns", ())]
+
+
+def _one_word(name: str) -> bool:
+    try:
+        return shlex.split(name) == [name] and not name.startswith("-")
+    except ValueError:
+        return False
+
+
+def suggest(option: Option, said: list[str], begun: str, namespace: Mapping[str, Any]) -> list[str]:
+    """What may stand as the value of `option` after the words `said`: references, columns, variables, files."""
+    found: list[str] = known_refs() if option.kind == "ref" else []
+    if option.kind == "target":
+        found += _columns(said, namespace)
+    if option.kind in KINDS:
+        found += variables(namespace, option.kind)
+    readable = {"data": DATA_READERS, "model": MODEL_READERS, "file": None}
+    if option.kind in readable and (option.kind == "file" or "/" in begun or "." in begun):
+        found += files(begun, readable[option.kind])
+    return [name for name in found if _one_word(name)]

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .core import InvalidRequest
 
+if TYPE_CHECKING:
+    from deploy_ext.grammar import Face
+
 # %% auto #0
-__all__ = ['PROG', 'split', 'make', 'candidates', 'matcher', 'load', 'unload']
+__all__ = ['PROG', 'IDENTIFIER', 'split', 'face', 'make', 'candidates', 'matcher', 'load', 'unload']
 
 # %% ../nbs/60_magics.ipynb #magics-split-code
 PROG = "%deploy"
@@ -21,71 +24,92 @@ PROG = "%deploy"
 def split(line: str) -> list[str]:
     """The words of a line, split as a shell would. Raises `InvalidRequest` for an open quote."""
     try:
-        return shlex.split(line)
+        return shlex.split(line.rstrip().removesuffix(";"))
     except ValueError as e:
         raise InvalidRequest(f"{PROG} {line}: {e}. Close the quote, or put the words in double quotes.") from e
 
 # %% ../nbs/60_magics.ipynb #magics-magic-code
+def face(shell: Any) -> Face:
+    """How a notebook says the sentences: words name the variables of an IPython shell, and there are cells."""
+    from deploy_ext import grammar, inputs, verbs
+
+    def resolve(option: grammar.Option, word: Any, values: Any) -> Any:
+        return inputs.resolve(option, word, values, shell.user_ns)
+
+    def suggest(option: grammar.Option, said: list[str], begun: str) -> list[str]:
+        return inputs.suggest(option, said, begun, shell.user_ns)
+
+    return grammar.Face(PROG, verbs.COMMANDS, resolve, suggest, cells=True)
+
+
 def make(shell: Any) -> Any:
     """The `%deploy` magic of an IPython shell."""
+    from IPython.core.magic import no_var_expand
 
+    @no_var_expand
     def deploy(line: str, cell: str | None = None) -> Any:
-        """Say a sentence: %deploy register model --name flights --data X_train --target y_train."""
-        from deploy_ext import grammar, inputs, verbs
+        """Say a sentence: %deploy register model --name flights --data X_train --target y_train. %deploy tells more."""
+        from deploy_ext import grammar
 
-        words = split(line)
-        body = next((o for o in grammar.options_of(verbs.COMMANDS, words) if o.kind == "cell"), None)
-        if cell is not None and body is None:
-            raise InvalidRequest(f"%{PROG} {line}: this verb takes no cell. Use one % and an empty cell.")
-        given = [*words, body.flag, cell] if cell is not None and body else words
-        return grammar.say(verbs.COMMANDS, given, PROG, lambda o, w, v: inputs.resolve(o, w, v, shell.user_ns))
+        return grammar.say(face(shell), split(line), cell)
 
     return deploy
 
 # %% ../nbs/60_magics.ipynb #magics-complete-code
-_SENTENCE = re.compile(r"%%?deploy[ \t]+(.*)$", re.DOTALL)
+_SENTENCE = re.compile(r"\s*(?:[^=#'\"]+=\s*)?%%?deploy[ \t]+(.*)", re.DOTALL)
 
 
-def candidates(shell: Any, until_cursor: str) -> tuple[list[str], str] | None:
-    """What may follow the text before the cursor, and the fragment of it that they complete; None when not ours."""
-    if not (found := _SENTENCE.search(until_cursor.rpartition("\n")[2])):
+def candidates(shell: Any, before: str) -> tuple[list[str], str] | None:
+    """What may follow the lines `before` the cursor, and the fragment of them that it completes; None if not ours."""
+    from deploy_ext import grammar
+
+    line = before.replace("\\\n", " ").rpartition("\n")[2]
+    if not (found := _SENTENCE.fullmatch(line)):
         return None
-    from deploy_ext import grammar, inputs, verbs
+    said, begun = re.fullmatch(r"(.*\s)?(\S*)", found[1], re.DOTALL).groups("")  # type: ignore[union-attr]
+    try:
+        return grammar.completions(face(shell), shlex.split(said), begun), begun
+    except ValueError:  # inside a quote
+        return [], begun
 
-    *words, begun = re.split(r"[ \t]+", found[1])
+# %% ../nbs/60_magics.ipynb #magics-matcher-code
+IDENTIFIER = "deploy_ext"
 
-    def values(option: grammar.Option, said: list[str]) -> list[str]:
-        return inputs.suggest(option, said, shell.user_ns, verbs.refs)
 
-    return grammar.completions(verbs.COMMANDS, words, begun, values), begun
+class _Only(list):
+    """Completions that keep other completers quiet even when there are none."""
+
+    def __len__(self) -> int:
+        return max(1, super().__len__())
 
 
 def matcher(shell: Any) -> Any:
     """The completer of `%deploy` for a shell."""
     from IPython.core.completer import SimpleCompletion, context_matcher
 
-    @context_matcher(identifier="deploy_ext", priority=1000)
+    @context_matcher(identifier=IDENTIFIER, priority=1000)
     def complete(context: Any) -> Any:
-        found = candidates(shell, context.text_until_cursor)
+        lines = context.full_text.split("\n")[: context.cursor_line]
+        found = candidates(shell, "\n".join([*lines, context.text_until_cursor]))
         if found is None:
             return {"completions": [], "suppress": False}
         texts, begun = found
-        made = [SimpleCompletion(text, type="deploy") for text in texts]
-        return {"completions": made, "suppress": bool(texts), "ordered": True, "matched_fragment": begun}
+        made = _Only(SimpleCompletion(text, type="deploy") for text in texts)
+        return {"completions": made, "suppress": True, "ordered": True, "matched_fragment": begun}
 
     return complete
 
 # %% ../nbs/60_magics.ipynb #magics-load-code
 def load(shell: Any) -> None:
     """Give a shell `%deploy`, `%%deploy` and their completion."""
+    unload(shell)
     shell.register_magic_function(make(shell), magic_kind="line_cell", magic_name="deploy")
-    kept = [m for m in shell.Completer.custom_matchers if getattr(m, "matcher_identifier", "") != "deploy_ext"]
-    shell.Completer.custom_matchers[:] = [*kept, matcher(shell)]
+    shell.Completer.custom_matchers.append(matcher(shell))
 
 
 def unload(shell: Any) -> None:
     """Take back what `load` gave."""
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("deploy", None)
-    kept = [m for m in shell.Completer.custom_matchers if getattr(m, "matcher_identifier", "") != "deploy_ext"]
-    shell.Completer.custom_matchers[:] = kept
+    others = [m for m in shell.Completer.custom_matchers if getattr(m, "matcher_identifier", "") != IDENTIFIER]
+    shell.Completer.custom_matchers[:] = others
