@@ -133,8 +133,7 @@ def save_flavor(
     the content of the folder `code` becomes importable where the model is loaded.
     Raises `InvalidRequest` if the model cannot be serialized.
     """
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet(), warnings.catch_warnings(record=True):  # not a filter: MLflow sets filters of its own inside
         options = {
             "signature": signature(contract),
             "input_example": as_sent(example, contract),
