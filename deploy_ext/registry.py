@@ -154,12 +154,9 @@ class Catalog:
             ) from None
         return {alias: int(version) for alias, version in found.aliases.items()}
 
-    def set_alias(self, name: str, alias: str, version: int | None) -> None:
-        """Let `alias` point to `version`; None removes it."""
-        if version is None:
-            self.store.call("delete_registered_model_alias", name, alias)
-        else:
-            self.store.call("set_registered_model_alias", name, alias, str(version))
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Let `alias` point to `version`."""
+        self.store.call("set_registered_model_alias", name, alias, str(version))
 
     def add_verdict(self, version: Version, verdict: Verdict) -> Version:
         """Store `verdict` on `version`; the version with it."""
@@ -229,8 +226,7 @@ class Library(Catalog):
         found = self._find(named[1], int(named[2] or 0), named[3])
         folder.mkdir(parents=True, exist_ok=True)
         fetch(self.store, self.store.call("get_model_version_download_uri", found.name, str(found.version)), folder)
-        with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet(), warnings.catch_warnings(record=True):
             from mlflow.pyfunc import load_model
 
             try:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from bundles import flights, write
-from servers import Proxy, free_port, mlflow_server, proxy
+from servers import Proxy, free_port, proxy
 from sklearn.linear_model import LogisticRegression
 
 from deploy_ext.book import to_tags
@@ -39,13 +39,6 @@ from deploy_ext.core import (
 from deploy_ext.registry import Registry
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real tracking server."""
-    with mlflow_server(tmp_path_factory.mktemp("server")) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +69,7 @@ def registry(request: pytest.FixtureRequest, name: str) -> Registry:
     """A project's own registry, or one that uses the server."""
     if request.param == "sqlite":
         return request.getfixturevalue("own")
-    return Registry(request.getfixturevalue("server"), Settings(experiment=name, user="ada"))
+    return Registry(request.getfixturevalue("tracking_server"), Settings(experiment=name, user="ada"))
 
 
 @pytest.fixture
@@ -195,9 +188,9 @@ def mutation(number: int, then: str | Callable[[], str]) -> Callable[[str, str],
 
 
 @pytest.fixture
-def behind(server: str, name: str) -> Iterator[tuple[Proxy, Registry]]:
+def behind(tracking_server: str, name: str) -> Iterator[tuple[Proxy, Registry]]:
     """A registry behind a proxy that can be told to fail; experiments exist."""
-    with proxy(server) as made:
+    with proxy(tracking_server) as made:
         registry = Registry(made.url, Settings(experiment=name))
         _ = registry.book, registry.store.call("create_experiment", name)
         yield made, registry
@@ -291,8 +284,8 @@ def test_a_server_that_is_down_is_told_at_once() -> None:
     assert time.monotonic() - start < 10
 
 
-def test_a_server_that_goes_away_is_told_within_seconds(server: str, bundle: Bundle, name: str) -> None:
-    with proxy(server) as made:
+def test_a_server_that_goes_away_is_told_within_seconds(tracking_server: str, bundle: Bundle, name: str) -> None:
+    with proxy(tracking_server) as made:
         registry = Registry(made.url, Settings(experiment=name))
         register(registry, bundle, name)
     start = time.monotonic()
