@@ -299,11 +299,12 @@ def html_table(title: str, rows: Sequence[Mapping[str, Any]], notes: str = "") -
         style = f' style="color:{_MARKS[text]};font-weight:600"' if text in _MARKS else ""
         return f'<td{style} align="left">{html.escape(text)}</td>'
 
-    head = "".join(f'<th align="left">{html.escape(k)}</th>' for k in rows[0]) if rows else ""
+    names = "".join(f'<th align="left">{html.escape(k)}</th>' for k in rows[0]) if rows else ""
     body = "".join(f"<tr>{''.join(td(v) for v in row.values())}</tr>" for row in rows)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
+    table = f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
     foot = f"<p><small>{html.escape(notes)}</small></p>" if notes else ""
-    return f'<div class="deploy-ext"><p><b>{html.escape(title)}</b></p>{table}{foot}</div>'
+    head = f"<p><b>{html.escape(title)}</b></p>" if title else ""
+    return f'<div class="deploy-ext">{head}{table}{foot}</div>'
 
 # %% ../nbs/00_core.ipynb #core-record-code
 FORMAT = 1  # fields are only added, with a default; a reader ignores what it does not know; anything else is format 2

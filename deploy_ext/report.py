@@ -123,6 +123,8 @@ STYLE = """
   & .mark { font-size: .8rem; font-weight: 600; }
   & .pass { color: #1a7f37; } & .fail { color: #cf222e; } & .warn { color: #9a6700; } & .skip { color: #57606a; }
   & .anchor-link { display: none; }
+  & pre { overflow-x: auto; font-size: .82rem; line-height: 1.45; }
+  & .jp-CodeCell .jp-InputArea pre, & .input_area pre { background: #f6f8fa; padding: .6rem .9rem; border-radius: 6px; }
 }
 html, body { margin: 0; background: #f4f5f7 !important; }
 html, body, #main, #jp-main-content-panel, #rendered_cells { /* Voila fixes them to the window: one page in print */
@@ -148,13 +150,13 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-def to_html(notebook: Path, out: Path) -> Path:
-    """Write the executed `notebook` to `out` as one HTML file: outputs and text, no code, nothing that is fetched."""
+def to_html(notebook: Path, out: Path, code: bool = False) -> Path:
+    """Write the executed `notebook` to `out` as one HTML file that fetches nothing, with its `code` or without."""
     import nbformat
     from nbconvert import HTMLExporter
 
     shown = nbformat.read(notebook, as_version=4)
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True)
+    exporter = HTMLExporter(template_name="basic", exclude_input=not code, exclude_input_prompt=True)
     exporter.exclude_output_prompt = exporter.exclude_anchor_links = True
     body, _ = exporter.from_notebook_node(shown)
     about = shown.metadata.get("papermill", {}).get("parameters", {}).values()

@@ -20,9 +20,8 @@ from .bundle import Bundle, answer, make_example, open_bundle, seal
 from .capture import Capture, capture, data_digest, git, notebook, reload
 from .card import card
 from .checkup import examine
-from .contract import Contract, as_frame, describe_output, infer, violated
+from .contract import Contract, as_frame, describe_output, infer
 from deploy_ext.core import (
-    ContractViolated,
     DeployError,
     Endpoint,
     Event,
@@ -146,7 +145,7 @@ def _bundle(
 ) -> tuple[Bundle, Capture]:
     """The sealed bundle of a fitted model, and what is known of its origin; `folder` is there if it was adopted."""
     adopted = folder.exists()
-    asked = contract.require(_sample(features, ASKED))
+    asked = contract.require(_sample(contract.legal(features), ASKED))
     answers = answer(model, contract, asked)
     how = Serialization("cloudpickle", (), "an adopted MLflow model loads itself") if adopted else serialization(model)
     origin = None if adopted else model
@@ -160,13 +159,6 @@ def _bundle(
     profile, example = measure(features, answers.prediction), make_example(contract, asked, answers)
     parts: Any = {"serialization": how, "contract": contract, "profile": profile, "example": example}
     return seal(folder, name=name, runtime=runtime, **parts), known
-
-
-def _keeps(contract: Contract, features: Any) -> None:
-    """Raises `ContractViolated` when the training data breaks the limits that the user has set."""
-    if any(c.enforce for c in contract.columns) and (faults := contract.check(features)):
-        told = f"the training data breaks its own --range or --only: {violated(faults)}. Clean it, or widen the limits."
-        raise ContractViolated(told, faults=tuple(faults))
 
 
 def _source(data: Any) -> str | None:
@@ -199,7 +191,6 @@ def register(
         fitted = registry.adopt(model, folder) if isinstance(model, str) else model
         output, called = describe_output(fitted, features), getattr(truth, "name", None)
         contract = infer(features, output, ranges=range, only=only, nullable=nullable, target=called)
-        _keeps(contract, features)
         step("bundle")
         bundle, known = _bundle(name, fitted, contract, features, truth, folder)
         step("clean-process reload")
