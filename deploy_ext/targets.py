@@ -10,7 +10,6 @@ import errno
 import os
 import shlex
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 import numpy as np
 
 from .bundle import Answers, Bundle, compare, open_bundle
@@ -139,8 +137,7 @@ def _start(endpoint: Endpoint, folder: str | Path, version: Version, settings: S
     with listener, ours, theirs:
         times = settings.start_timeout, settings.drain_timeout
         plan = Plan(version.name, _release(folder, version), control, listener.fileno(), theirs.fileno(), *times)
-        argv = [sys.executable, "-I", "-m", "deploy_ext.serve.supervisor", msgspec.json.encode(plan).decode()]
-        process = detach(name, argv, THREADS, (plan.listener, plan.report))
+        process = detach(name, plan.argv, THREADS, (plan.listener, plan.report))
         theirs.close()
         try:
             bundle = open_bundle(folder, version.bundle)

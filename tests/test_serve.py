@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from bundles import cell, flights, write
 from sklearn.linear_model import LogisticRegression
@@ -117,10 +115,9 @@ def start(folder: Path, release: Release, *, drain: float = 5.0, timeout: float 
     """A supervisor for `release` that has told how it went, and was not yet confirmed."""
     control, listener, (ours, theirs) = str(folder / "control"), listen("127.0.0.1", 0), socket.socketpair()
     plan = Plan("flights", release, control, listener.fileno(), theirs.fileno(), timeout, drain)
-    argv = [sys.executable, "-I", "-m", "deploy_ext.serve.supervisor", msgspec.json.encode(plan).decode()]
     with (folder / "log").open("wb") as log, listener, theirs:
         inherited = (plan.listener, plan.report)
-        process = subprocess.Popen(argv, pass_fds=inherited, env=os.environ | THREADS, stderr=log)
+        process = subprocess.Popen(plan.argv, pass_fds=inherited, env=os.environ | THREADS, stderr=log)
         return Server(process, listener.getsockname(), control, ours, folder / "log")
 
 

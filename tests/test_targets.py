@@ -194,11 +194,11 @@ def test_a_dead_endpoint_goes_elsewhere_when_its_port_is_taken(made: dict[int, t
 
 
 def test_a_process_number_that_belongs_to_another_is_left_alone(made: dict[int, tuple[Path, Version]]) -> None:
-    innocent = subprocess.Popen(["sleep", "60"])
     up = targets.up(*made[1], "champion", SETTINGS)
     running = find("flights")
     assert running
     targets.down("flights", SETTINGS)
+    innocent = subprocess.Popen(["sleep", "60"])
     keep(replace(running, endpoint=replace(up, pid=innocent.pid)))
     assert targets.status("flights")[0].state == "dead"
     assert targets.down("flights", SETTINGS).state == "down"

@@ -55,6 +55,11 @@ class Plan:
     start_timeout: float
     drain_timeout: float
 
+    @property
+    def argv(self) -> list[str]:
+        """The command that supervises this plan; isolated, so that nothing but installed packages is imported."""
+        return [sys.executable, "-I", "-m", "deploy_ext.serve.supervisor", msgspec.json.encode(self).decode()]
+
 # %% ../../nbs/35_serve_supervisor.ipynb #supervisor-worker-code
 WARM = (
     *("numpy", "pandas", "sklearn.pipeline", "sklearn.compose", "sklearn.ensemble", "skops.io"),
