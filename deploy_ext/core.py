@@ -471,14 +471,19 @@ class Version(Record):
 
     def _rows(self) -> list[dict[str, Any]]:
         judged = "" if self.verdict is None else "passed" if self.verdict.passed else "failed"
+        known = self.provenance
+        commit = str(known.get("commit") or "")[:10] + (", with uncommitted changes" if known.get("dirty") else "")
         told = {
             "purpose": self.purpose,
             "aliases": self.aliases,
-            "runtime": self.runtime + (", runs code on load" if self.runs_code else ""),
             "verdict": judged,
+            "runtime": self.runtime + (", runs code on load" if self.runs_code else ""),
             "bundle": self.bundle[:12],
-            "created": self.created,
-            **{k: v for k, v in self.provenance.items() if isinstance(v, (str, int, float)) and "\n" not in str(v)},
+            "created": f"{cell(self.created)} UTC by {known.get('user') or 'somebody'}",
+            "trained on": f"{known['rows']:,} rows, digest {known['data'][:12]}" if "data" in known else "",
+            "notebook": known.get("notebook"),
+            "commit": commit,
+            "python": known.get("python"),
         }
         return [{"what": k, "": v} for k, v in told.items() if v not in ("", None, ())]
 
@@ -510,7 +515,7 @@ class Event(Record):
         return digest(canonical(plain(self)))
 
     def _rows(self) -> list[dict[str, Any]]:
-        move = f"{self.from_ or ''} -> {self.to}" if self.from_ or self.to else ""
+        move = f"{self.from_ or ''} -> {self.to or ''}".strip() if self.from_ or self.to else ""
         return [
             {
                 "when": self.when,

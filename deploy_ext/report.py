@@ -36,23 +36,32 @@ from .processes import find, launch
 from .registry import Registry
 
 # %% auto #0
-__all__ = ['STYLE', 'NOTEBOOK', 'T', 'MODEL_CARD', 'own_kernel', 'fill', 'to_html', 'furnish', 'on_visit', 'write', 'serve']
+__all__ = ['SESSION', 'STYLE', 'NOTEBOOK', 'T', 'MODEL_CARD', 'own_kernel', 'fill', 'to_html', 'furnish', 'on_visit', 'write',
+           'serve']
 
 # %% ../nbs/42_report.ipynb #report-own-kernel-code
+SESSION = "JPY_SESSION_NAME"
+
+
 @contextlib.contextmanager
-def own_kernel() -> Iterator[Any]:
-    """A manager of one kernel, this interpreter, over socket files; the kernel ends with the block."""
+def own_kernel(notebook: Path) -> Iterator[Any]:
+    """A manager of one kernel, this interpreter, over socket files; the kernel ends with the block.
+
+    It is told which `notebook` it runs, as Jupyter tells its kernels: a model registered there names it."""
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
 
+    before = os.environ.get(SESSION)
     with tempfile.TemporaryDirectory() as folder:
         only = KernelSpecManager(kernel_dirs=[])
         sockets = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
         manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=only, **sockets)
+        os.environ[SESSION] = str(notebook.absolute())
         try:
             yield manager
         finally:
+            os.environ.pop(SESSION) if before is None else os.environ.update({SESSION: before})
             if manager.has_kernel:
                 run_sync(manager.shutdown_kernel)(now=True)
 
@@ -67,7 +76,7 @@ def fill(template: Path, parameters: Mapping[str, Any], out: Path) -> Path:
     from papermill.exceptions import PapermillExecutionError
 
     notebook = nbformat.read(template, as_version=4)
-    with own_kernel() as kernel, progress(f"fill {template.stem}", len(notebook.cells)) as step:
+    with own_kernel(out) as kernel, progress(f"fill {template.stem}", len(notebook.cells)) as step:
         try:
             filled = execute_notebook(
                 notebook,
@@ -113,7 +122,7 @@ STYLE = """
   & table { font-size: .87rem; font-variant-numeric: tabular-nums; }
   & th, & td { text-align: left; vertical-align: top; padding: .36rem 1rem .36rem 0; border-bottom: 1px solid #eaedf0; }
   & th { color: #57606a; font-weight: 600; }
-  & table:not(.facts) :is(td:nth-child(2), td:nth-child(3)) { white-space: nowrap; }
+  & table:not(.facts) td:nth-child(2) { white-space: nowrap; }
   & .facts th { width: 13rem; }
   & .facts td { overflow-wrap: anywhere; }
   & .lead { font-size: 1.1rem; }
@@ -124,7 +133,7 @@ STYLE = """
   & .pass { color: #1a7f37; } & .fail { color: #cf222e; } & .warn { color: #9a6700; } & .skip { color: #57606a; }
   & .anchor-link { display: none; }
   & pre { overflow-x: auto; font-size: .82rem; line-height: 1.45; }
-  & .jp-CodeCell .jp-InputArea pre, & .input_area pre { background: #f6f8fa; padding: .6rem .9rem; border-radius: 6px; }
+  & .jp-CodeCell .jp-InputArea pre, & .input_area pre { background: #f6f8fa; padding: .6rem .9rem; border-radius: 6px; white-space: pre-wrap; }
 }
 html, body { margin: 0; background: #f4f5f7 !important; }
 html, body, #main, #jp-main-content-panel, #rendered_cells { /* Voila fixes them to the window: one page in print */
