@@ -784,6 +784,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'deploy_ext.verbs._ask': ('verbs.html#_ask', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs._bare': ('verbs.html#_bare', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs._bundle': ('verbs.html#_bundle', 'deploy_ext/verbs.py'),
+                                  'deploy_ext.verbs._called': ('verbs.html#_called', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs._candidate': ('verbs.html#_candidate', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs._champion': ('verbs.html#_champion', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs._event': ('verbs.html#_event', 'deploy_ext/verbs.py'),

@@ -460,6 +460,11 @@ def up(
 PART = 10_000  # rows in one request
 
 
+def _called(ref: ModelRef) -> str:
+    """The endpoint that `ref` means: the one that follows the champion is called by the bare name."""
+    return ref.name if ref.alias == CHAMPION else str(ref)
+
+
 def _ask(endpoint: Endpoint, contract: Contract, part: Any) -> Any:
     """The answers about one part of a frame, as a frame with its index."""
     import pandas as pd
@@ -481,7 +486,7 @@ def predict(
     import pandas as pd
 
     ref, registry = ModelRef.parse(name), _registry()
-    endpoint = targets.status(str(ref))[0]
+    endpoint = targets.status(_called(ref))[0]
     contract = _open(registry, registry.version(f"{ref.name}/{endpoint.version}")).contract
     frame = as_frame(_readable(contract, data))
     contract.require(frame)
@@ -497,7 +502,7 @@ def predict(
 @verb
 def status(name: Annotated[str | None, Arg("one endpoint; all by default", "ref")] = None) -> Listing:
     """Show what runs here, which version, since when, and whether it really answers."""
-    found = targets.status(name and str(ModelRef.parse(name)))
+    found = targets.status(name and _called(ModelRef.parse(name)))
     return Listing(f"{len(found)} running" if found else "nothing runs here. Type: up <name>", tuple(found))
 
 
@@ -505,7 +510,7 @@ def status(name: Annotated[str | None, Arg("one endpoint; all by default", "ref"
 def down(name: Annotated[str, Arg("the endpoint or report to stop", "ref")]) -> Endpoint:
     """Stop an endpoint or a report. Answers that are on their way are finished first."""
     ref = ModelRef.parse(name)
-    stopped = targets.down(str(ref), settings())
+    stopped = targets.down(_called(ref), settings())
     if stopped.kind == "model":
         _registry().append(_event("down", ref.name, from_=str(stopped.version)))
     return stopped
