@@ -133,7 +133,8 @@ STYLE = """
   & .pass { color: #1a7f37; } & .fail { color: #cf222e; } & .warn { color: #9a6700; } & .skip { color: #57606a; }
   & .anchor-link { display: none; }
   & pre { overflow-x: auto; font-size: .82rem; line-height: 1.45; }
-  & .jp-CodeCell .jp-InputArea pre, & .input_area pre { background: #f6f8fa; padding: .6rem .9rem; border-radius: 6px; white-space: pre-wrap; }
+  & .jp-CodeCell .jp-InputArea pre, & .input_area pre { background: #f6f8fa; padding: .6rem .9rem; border-radius: 6px; }
+  & .jp-CodeCell .jp-InputArea pre, & .input_area pre { white-space: pre-wrap; }
 }
 html, body { margin: 0; background: #f4f5f7 !important; }
 html, body, #main, #jp-main-content-panel, #rendered_cells { /* Voila fixes them to the window: one page in print */
