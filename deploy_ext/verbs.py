@@ -15,13 +15,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
+
 from . import inputs, targets
 from .bundle import Bundle, answer, make_example, open_bundle, seal
 from .capture import Capture, capture, data_digest, git, notebook, reload
 from .card import card
 from .checkup import examine
-from .contract import Contract, as_frame, describe_output, infer
+from .contract import Contract, Fault, as_frame, describe_output, infer, violated
 from deploy_ext.core import (
+    ContractViolated,
     DeployError,
     Endpoint,
     Event,
@@ -85,11 +88,14 @@ def split(data: Any, target: Any) -> tuple[Any, Any]:
             hint = nearest(target, map(str, frame.columns))
             raise InvalidRequest(f"the data has no column '{target}' to be the target. {hint}", target=target)
         return frame.drop(columns=target), frame[target]
-    if target is not None and len(target) != len(data):
-        raise InvalidRequest(
-            f"the data has {len(data):,} rows and the target {len(target):,}. Give both from the same split.",
-            rows=(len(data), len(target)),
-        )
+    if target is not None:
+        target = as_frame(target).iloc[:, 0] if np.shape(target)[1:] == (1,) else target
+        rows, given = len(as_frame(data)), len(target) if np.ndim(target) else 1
+        if rows != given:
+            raise InvalidRequest(
+                f"the data has {rows:,} rows and the target {given:,}. Give both from the same split.",
+                rows=(rows, given),
+            )
     return data, target
 
 
@@ -97,7 +103,7 @@ def _bare(name: str) -> str:
     """A model's name without alias or version."""
     ref = ModelRef.parse(name)
     if ref.alias or ref.version:
-        raise InvalidRequest(f"'{name}' names a version; a new one gets its number by itself. Type '{ref.name}'.")
+        raise InvalidRequest(f"'{name}' names one version, and this is about the model. Type '{ref.name}'.")
     return ref.name
 
 # %% ../nbs/50_verbs.ipynb #verbs-registry-code
@@ -161,6 +167,15 @@ def _bundle(
     return seal(folder, name=name, runtime=runtime, **parts), known
 
 
+def _fitted_on(model: Any, features: Any) -> None:
+    """Raises `ContractViolated` for columns that `model` was not fitted on, such as a target that is still there."""
+    if (known := getattr(model, "feature_names_in_", None)) is not None:
+        strange = [name for name in as_frame(features).columns if name not in set(known)]
+        if strange:
+            told = "is none of the columns that the model was fitted on; drop it"
+            raise violated([Fault(None, str(name), told) for name in strange])
+
+
 def _source(data: Any) -> str | None:
     """The file that `data` was read from, if it came from one."""
     return getattr(data, "attrs", {}).get(inputs.SOURCE)
@@ -190,6 +205,7 @@ def register(
         step("contract")
         fitted = registry.adopt(model, folder) if isinstance(model, str) else model
         output, called = describe_output(fitted, features), getattr(truth, "name", None)
+        _fitted_on(fitted, features)
         contract = infer(features, output, ranges=range, only=only, nullable=nullable, target=called)
         step("bundle")
         bundle, known = _bundle(name, fitted, contract, features, truth, folder)
@@ -246,37 +262,54 @@ def _readable(contract: Contract, features: Any) -> Any:
     return contract.coerce(features) if (_source(features) or "").endswith((".csv", ".gz")) else features
 
 
-def _scored(runtime: Runtime, features: Any, truth: Any) -> Scored:
-    """What a version answers about `features`, beside the truth. Raises `ContractViolated`."""
+def _rows(contract: Contract, other: Contract | None, features: Any) -> Any:
+    """What the model eats; columns that only the `other` version knows are left out. Raises `ContractViolated`."""
+    foreign = set(other.names if other else ()) - set(contract.names)
+    if foreign and hasattr(features, "columns"):
+        features = as_frame(features)[[name for name in features.columns if name not in foreign]]
+    return contract.require(_readable(contract, features))
+
+
+def _scored(runtime: Runtime, rows: Any, features: Any, truth: Any) -> Scored:
+    """What a version answers about `rows`, beside the truth. Raises `ContractViolated` for a truth in other words."""
     contract = runtime.bundle.contract
-    answers = answer(runtime.model, contract, contract.require(_readable(contract, features)))
-    return Scored(truth, answers.prediction, answers.probabilities, contract.output.labels, as_frame(features))
+    answers, labels = answer(runtime.model, contract, rows), contract.output.labels
+    scored = Scored(truth, answers.prediction, answers.probabilities, labels, as_frame(features))
+    if labels and (scored.codes[0] >= len(labels)).all():
+        told = f"the truth has values like {scored.truth[0]!r}, and the model answers {', '.join(map(repr, labels))}"
+        raise ContractViolated(f"{told}. Give the truth in the words of the training data.")
+    return scored
 
 
-def _champion(registry: Registry, version: Version, features: Any, truth: Any) -> Scored | None:
-    """The champion's answers on the same rows; None when there is none yet, or it is `version` itself."""
+def _champion(registry: Registry, version: Version) -> Version | None:
+    """The champion that `version` has to beat; None when there is none yet, or it is `version` itself."""
     number = registry.aliases(version.name).get(CHAMPION)
-    if number is None or number == version.version:
-        return None
-    champion = registry.version(f"{version.name}/{number}")
+    return None if number in (None, version.version) else registry.version(f"{version.name}/{number}")
+
+
+def _beside(registry: Registry, champion: Version, other: Contract, features: Any, truth: Any) -> Scored:
+    """The champion's answers on the same data. Raises `ContractViolated`."""
     with borrow(registry.download(champion), champion.bundle) as runtime:
-        return _scored(runtime, features, truth)
+        try:
+            return _scored(runtime, _rows(runtime.bundle.contract, other, features), features, truth)
+        except ContractViolated as e:
+            told = f"the champion {champion} cannot be compared on this data: {e}. Give the columns of both versions."
+            raise ContractViolated(told, **e.data) from e
 
 # %% ../nbs/50_verbs.ipynb #verbs-facts-code
 LATENCY_ROWS = 100  # single rows that are timed
 LATENCY_SECONDS = 2.0  # and no longer than this in all
 
 
-def _facts(runtime: Runtime, features: Any, load_ms: float) -> dict[str, float]:
+def _facts(runtime: Runtime, rows: Any, load_ms: float) -> dict[str, float]:
     """size_mb, load_ms and latency_ms.p50 and .p99 of single rows, milliseconds, as the runtime answers them here."""
     from threadpoolctl import threadpool_limits
 
-    contract = runtime.bundle.contract
-    frame = as_frame(_readable(contract, features))
+    contract, frame = runtime.bundle.contract, as_frame(rows)
     taken, end = [], time.perf_counter() + LATENCY_SECONDS
     with threadpool_limits(1):
         for i in range(min(LATENCY_ROWS, len(frame))):
-            row = contract.rows(contract.require(frame.iloc[[i]]))
+            row = contract.rows(frame.iloc[[i]])
             began = time.perf_counter()
             runtime.predict(row)
             taken.append((time.perf_counter() - began) * 1000)
@@ -299,6 +332,7 @@ def validate(
     """
     registry = _registry()
     version = _candidate(registry, name)
+    champion = _champion(registry, version)
     with progress(f"validate {version}", 4) as step:
         step("fetch")
         began = time.perf_counter()
@@ -308,11 +342,12 @@ def validate(
             rules = _gates(version.name, gates, contract.output.kind)
             features, truth = split(data, _truth_of(contract, data, target))
             step("score")
-            scored = _scored(runtime, features, truth)
-            facts = _facts(runtime, features, load_ms)
-        champion = _champion(registry, version, features, truth)
+            rows = _rows(contract, champion and _open(registry, champion).contract, features)
+            scored = _scored(runtime, rows, features, truth)
+            facts = _facts(runtime, rows, load_ms)
+        beside = champion and _beside(registry, champion, contract, features, truth)
         step("judge")
-        checks = judge(rules, scored, champion=champion, trivial=trivial(scored), facts=facts)
+        checks = judge(rules, scored, champion=beside, trivial=trivial(scored), facts=facts)
         seen = data_digest(features, truth)
         verdict = Verdict(version.name, version.version, checks, rules.digest, seen, version.bundle, scored.rows)
         step("store")
