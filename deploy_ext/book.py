@@ -16,7 +16,7 @@ from .core import FORMAT, DeployError, Event, canonical, digest, home, write_ato
 from .store import TAG, Store
 
 # %% auto #0
-__all__ = ['NEWEST', 'to_tags', 'to_entry', 'about', 'Memory', 'Book']
+__all__ = ['NEWEST', 'PAGE', 'to_tags', 'to_entry', 'about', 'Memory', 'Book']
 
 # %% ../nbs/12_book.ipynb #book-runs-code
 def to_tags(event: Event) -> dict[str, str]:
@@ -57,7 +57,7 @@ class Memory:
             write_atomic(self.path, canonical({**known, "format": FORMAT, self.key: sorted(heads)}))
 
 # %% ../nbs/12_book.ipynb #book-book-code
-NEWEST = 100
+NEWEST, PAGE = 100, 1000
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Book:
 
     def entries(self, name: str) -> list[ledger.Entry]:
         """Everything that stands about `name`, deleted runs included, oldest first."""
-        search = {"run_view_type": 3, "max_results": 1000, "order_by": ["attributes.start_time ASC"]}
+        search = {"run_view_type": 3, "max_results": PAGE, "order_by": ["attributes.start_time ASC"]}
         return [to_entry(run) for run in self.store.pages("search_runs", [self.experiment], about(name), **search)]
 
     def heads(self, name: str) -> tuple[str, ...]:

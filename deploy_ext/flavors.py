@@ -107,13 +107,13 @@ def _python_model(model: Any, example: Any) -> Any:
 
     class PredictModel(PythonModel):
         def __init__(self):
-            self.model = model
+            self.deploy_ext_model = model
             self.types = dict(example.dtypes) if hasattr(example, "columns") else {}
 
         def predict(self, context, model_input, params=None):
             if self.types:
                 model_input = model_input.reindex(columns=list(self.types)).astype(self.types)
-            return self.model.predict(model_input)
+            return self.deploy_ext_model.predict(model_input)
 
     return PredictModel()
 

@@ -154,9 +154,20 @@ class Catalog:
             ) from None
         return {alias: int(version) for alias, version in found.aliases.items()}
 
-    def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Let `alias` point to `version`."""
-        self.store.call("set_registered_model_alias", name, alias, str(version))
+    def refs(self) -> list[str]:
+        """What can be typed for versions of ours: `flights`, `flights@champion`, `flights/3`. Two searches, no more."""
+        models = list(self.store.pages("search_registered_models"))
+        ours = [v for v in self.store.pages("search_model_versions") if f"{TAG}bundle" in v.tags]
+        names = {v.name for v in ours}
+        aliases = [f"{m.name}@{alias}" for m in models for alias in m.aliases if m.name in names]
+        return sorted([*names, *aliases, *(f"{v.name}/{v.version}" for v in ours)])
+
+    def set_alias(self, name: str, alias: str, version: int | None) -> None:
+        """Let `alias` point to `version`; None removes the alias."""
+        if version is None:
+            self.store.call("delete_registered_model_alias", name, alias)
+        else:
+            self.store.call("set_registered_model_alias", name, alias, str(version))
 
     def add_verdict(self, version: Version, verdict: Verdict) -> Version:
         """Store `verdict` on `version`; the version with it."""
@@ -290,7 +301,11 @@ class Registry(Library):
         event = self._signed(event)
         ledger.write(event)
         event = replace(event, parents=self.book.heads(event.model))
-        self.book.write(event)
+        try:
+            self.book.write(event)
+        except DeployError:
+            if not self._stands(event):  # or else only the answer was lost
+                raise
         return event
 
     def events(self, name: str) -> list[Event]:

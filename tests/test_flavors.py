@@ -121,7 +121,7 @@ def test_a_python_model_sees_the_types_it_was_fitted_on(tmp_path: Path) -> None:
     wanted = {c: str(t) for c, t in X.dtypes.items()}
     for rows in (X, X[:3], X[::4], found.input_example):
         assert len(found.predict(rows)) == len(rows)
-        assert found.unwrap_python_model().model.types == wanted
+        assert found.unwrap_python_model().deploy_ext_model.types == wanted
 
 
 @hypothesis(max_examples=15)
