@@ -78,6 +78,12 @@ def read_version(found: Any, aliases: tuple[str, ...] = ()) -> Version:
             f"Adopt it: register models:/{found.name}/{found.version} --name {found.name} --data DATA"
         )
     verdicts = [Verdict.from_dict(json.loads(text)) for text in verdict_texts(tags)]
+    try:
+        provenance = json.loads(tags.get(f"{TAG}provenance", "{}"))
+    except ValueError as e:
+        raise VerificationFailed(
+            f"the tag {TAG}provenance of {found.name}/{found.version} was altered: it is no JSON. Register it again."
+        ) from e
     return Version(
         name=found.name,
         version=int(found.version),
@@ -87,7 +93,7 @@ def read_version(found: Any, aliases: tuple[str, ...] = ()) -> Version:
         aliases=tuple(sorted(aliases or found.aliases or ())),
         purpose=tags.get(f"{TAG}purpose", ""),
         runs_code=tags.get(f"{TAG}runs_code") != "false",
-        provenance=json.loads(tags.get(f"{TAG}provenance", "{}")),
+        provenance=provenance,
         verdict=max(verdicts, key=lambda v: v.when, default=None),
     )
 
