@@ -71,12 +71,14 @@ def _relative(path: str | Path) -> str:
 
 def notebook(namespace: Mapping[str, Any]) -> str | None:
     """The notebook or script that `namespace` belongs to, relative to the project; None when nobody knows."""
-    session = os.environ.get("JPY_SESSION_NAME", "")
+    session, script = os.environ.get("JPY_SESSION_NAME", ""), namespace.get("__file__")
+    if script and Path(script).is_relative_to(sys.prefix):  # the command line, and no work of the user
+        script = None
     known = (
         namespace.get("__vsc_ipynb_file__"),
         namespace.get("PAPERMILL_INPUT_PATH"),
         session if session.endswith(".ipynb") else None,
-        namespace.get("__file__"),
+        script,
     )
     return next((_relative(path) for path in known if path), None)
 

@@ -556,7 +556,7 @@ class Endpoint(Record):
         return f"{self.name} is {self.state}"
 
     def _notes(self) -> str:
-        return self.example
+        return self.example if self.state == "ready" else ""
 
 # %% ../nbs/00_core.ipynb #core-listing-code
 @dataclass(frozen=True, repr=False)
