@@ -94,7 +94,7 @@ def matcher(shell: Any) -> Any:
         if found is None:
             return {"completions": [], "suppress": False}
         texts, begun = found
-        made = _Only(SimpleCompletion(text, type="deploy") for text in texts)
+        made = _Only(SimpleCompletion(text, type="magic") for text in texts)
         return {"completions": made, "suppress": True, "ordered": True, "matched_fragment": begun}
 
     return complete
