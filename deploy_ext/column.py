@@ -140,8 +140,9 @@ def describe(values: pd.Series, closed: bool = False) -> Column:
         column = _describe_range(column, present)
     if kind in ("string", "bool") or closed:
         known = sorted({read(kind, column.dtype, v) for v in present.unique().tolist()})
-        is_set = kind == "bool" or (len(known) <= min(KEPT, len(present) - 1) and max(map(len, known)) <= LONG)
-        column = replace(column, categories=tuple(known) if closed or is_set else None)
+        few = kind == "string" and len(known) <= min(KEPT, len(present) - 1)
+        is_set = closed or kind == "bool" or (few and max(map(len, known)) <= LONG)
+        column = replace(column, categories=tuple(known) if is_set else None)
     return column
 
 
