@@ -43,7 +43,7 @@ from deploy_ext.core import (
     settings,
     write_atomic,
 )
-from .flavors import save_flavor, sign
+from .flavors import predictor, save_flavor, sign
 from .gates import DEFAULT, Gates, judge, parse
 from .grammar import Arg, Command, command
 from .profile import measure
@@ -112,19 +112,10 @@ def _registry() -> Registry:
     return Registry(settings=settings())
 
 
-def _all_refs(registry: Registry) -> list[str]:
-    """Every name, name@alias and name/version in the registry."""
-    found = []
-    for name in registry.names():
-        versions = [f"{name}/{v.version}" for v in registry.versions(name)]
-        found += [name, *(f"{name}@{alias}" for alias in registry.aliases(name)), *versions]
-    return found
-
-
 def _remember(registry: Registry) -> None:
     """Leave the names for Tab; what was done is not undone when this fails."""
     with contextlib.suppress(DeployError):
-        inputs.remember(_all_refs(registry))
+        inputs.remember(registry.refs())
 
 # %% ../nbs/50_verbs.ipynb #verbs-whence-code
 def _here() -> dict[str, Any]:
@@ -203,7 +194,7 @@ def register(
     with progress(f"register {name}", 4) as step, tempfile.TemporaryDirectory(prefix="deploy_ext-") as tmp:
         folder = Path(tmp) / "bundle"
         step("contract")
-        fitted = registry.adopt(model, folder) if isinstance(model, str) else model
+        fitted = registry.adopt(model, folder) if isinstance(model, str) else predictor(model)
         output, called = describe_output(fitted, features), getattr(truth, "name", None)
         _fitted_on(fitted, features)
         contract = infer(features, output, ranges=range, only=only, nullable=nullable, target=called)
@@ -366,8 +357,11 @@ def _truth_of(contract: Contract, data: Any, target: Any) -> Any:
     raise InvalidRequest("validate needs the truth: --target with a column of the data, or one value a row.")
 
 # %% ../nbs/50_verbs.ipynb #verbs-allowed-code
-def _allowed(version: Version, rules: Gates) -> None:
-    """Raises `GateFailed` when the version's latest verdict does not allow a promotion."""
+def _allowed(version: Version, rules: Gates, judged: set[str | None]) -> None:
+    """Raises `GateFailed` when the version's latest verdict does not allow a promotion.
+
+    judged: the digests of the verdicts that the ledger knows. A tag in MLflow can be written by anybody.
+    """
     again = f"Type: validate {version} --data ... --target ..."
     verdict = version.verdict
     if verdict is None:
@@ -375,6 +369,10 @@ def _allowed(version: Version, rules: Gates) -> None:
     if not verdict.passed:
         failed = "; ".join(f"{c.metric} {cell(c.value)} ({c.threshold})" for c in verdict.checks if c.result == "fail")
         raise GateFailed(f"{version} failed its gates: {failed}. Improve it and register it again.", verdict=verdict)
+    if verdict.digest not in judged:
+        raise GateFailed(
+            f"the verdict on {version} is not in the ledger: it was not given here. {again}", verdict=verdict
+        )
     if verdict.gates != rules.digest:
         raise GateFailed(f"the gates have changed since {version} was validated. {again}", verdict=verdict)
     if verdict.bundle != version.bundle:
@@ -425,7 +423,9 @@ def promote(
     if force and not reason.strip():
         raise InvalidRequest("--force needs --reason: the ledger must say why the gates were passed over.")
     if not force:
-        _allowed(version, _gates(version.name, gates, _open(registry, version).contract.output.kind))
+        judged = {e.verdict for e in registry.events(version.name) if e.what == "validate"}
+        rules = _gates(version.name, gates, _open(registry, version).contract.output.kind)
+        _allowed(version, rules, judged)
     verdict = version.verdict.digest if version.verdict else None
     _move(registry, version, _event("promote", version.name, reason=reason, forced=force, verdict=verdict))
     return registry.version(f"{version}")
@@ -604,5 +604,5 @@ def refs() -> list[str]:
     if "mlflow" not in sys.modules:
         return inputs.known_refs()
     with contextlib.suppress(DeployError):
-        return _all_refs(_registry())
+        return _registry().refs()
     return inputs.known_refs()

@@ -68,16 +68,21 @@ class Runtime:
 
 
 def _load_pyfunc(bundle: Bundle) -> Any:
-    """The MLflow model of a verified bundle."""
+    """The MLflow model of a verified bundle; the user's own object when it was registered as one."""
     allow(bundle)
     import mlflow.pyfunc
+    from mlflow.exceptions import MlflowException
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice to the author of the model, who is not here
-            return mlflow.pyfunc.load_model(str(bundle.folder))
+            loaded = mlflow.pyfunc.load_model(str(bundle.folder))
     except ModuleNotFoundError as e:
         raise missing(bundle, e) from e
+    try:  # rows are checked and typed already, and the object may give probabilities, which a pyfunc cannot
+        return getattr(loaded.unwrap_python_model(), "deploy_ext_model", loaded)
+    except MlflowException:
+        return loaded
 
 
 RUNTIMES: dict[str, Callable[[Bundle], Any]] = {"sklearn": load_model, "pyfunc": _load_pyfunc}
