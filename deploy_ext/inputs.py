@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .core import DeployError, InvalidRequest, home, nearest, need, project, write_atomic
+from .core import DeployError, InvalidRequest, home, nearest, project, write_atomic
 from .grammar import Option
 
 # %% auto #0
@@ -59,7 +59,9 @@ SOURCE = "deploy_ext.file"  # in frame.attrs: the file a frame was read from
 
 def _frame(reader: str) -> Callable[[Path], Any]:
     def read(path: Path) -> Any:
-        frame = getattr(need("pandas"), reader)(path)
+        import pandas as pd
+
+        frame = getattr(pd, reader)(path)
         frame.attrs[SOURCE] = str(path)
         return frame
 
@@ -74,17 +76,19 @@ def read_data(path: str | Path) -> Any:
     return _read(path, DATA_READERS, "data")
 
 # %% ../nbs/46_inputs.ipynb #inputs-model-code
-def _pickled(path: Path) -> Any:
-    with path.open("rb") as file:
-        return need("pickle").load(file)
+def _joblib(path: Path) -> Any:
+    import joblib
+
+    return joblib.load(path)
 
 
-MODEL_READERS: dict[str, Callable[[Path], Any]] = {
-    ".joblib": lambda path: need("joblib").load(path),
-    ".pkl": _pickled,
-    ".pickle": _pickled,
-    ".skops": lambda path: need("deploy_ext.bundle").read_skops(path),
-}
+def _skops(path: Path) -> Any:
+    from deploy_ext.trust import restore
+
+    return restore(path.read_bytes(), "skops")
+
+
+MODEL_READERS = {".joblib": _joblib, ".pkl": _joblib, ".pickle": _joblib, ".skops": _skops}
 
 
 def read_model(path: str | Path) -> Any:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 SECONDS = 120
@@ -35,7 +34,7 @@ class Kernel:
         self.manager = manager
         self.client = self._connected()
 
-    def _connected(self) -> BlockingKernelClient:
+    def _connected(self) -> Any:  # a blocking client; its requests are made by a decorator that hides their types
         client = self.manager.client()
         client.start_channels()
         client.wait_for_ready(timeout=SECONDS)

@@ -38,7 +38,8 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 READY = """() => {
-    const app = window.jupyterapp, context = app?.shell.currentWidget?.sessionContext, kernel = context?.session?.kernel;
+    const app = window.jupyterapp, context = app?.shell.currentWidget?.sessionContext;
+    const kernel = context?.session?.kernel;
     const idle = context?.isReady && kernel?.connectionStatus === 'connected' && kernel?.status === 'idle';
     return idle && app.commands.hasCommand('notebook:run-all-cells');
 }"""
