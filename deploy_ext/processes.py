@@ -105,7 +105,7 @@ def require(name: str) -> Running:
     if running := find(name):
         return running
     hint = nearest(name, [r.endpoint.name for r in find_all()])
-    raise InvalidRequest(f"there is no endpoint '{name}' here. {hint}", name=name)
+    raise InvalidRequest(f"there is no endpoint '{name}' here. {hint} To start it: deploy up {name}", name=name)
 
 
 def keep(running: Running) -> Endpoint:

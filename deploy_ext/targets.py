@@ -43,7 +43,7 @@ from .serve.server import listen
 from .serve.supervisor import READY, THREADS, Plan, Release, order
 
 # %% auto #0
-__all__ = ['endpoint_name', 'ask', 'up', 'swap', 'status', 'down']
+__all__ = ['endpoint_name', 'ask', 'serves', 'up', 'swap', 'status', 'down']
 
 # %% ../nbs/36_targets.ipynb #targets-name-code
 def endpoint_name(version: Version, follows: str | None) -> str:
@@ -72,6 +72,18 @@ def ask(endpoint: Endpoint, columns: Mapping[str, Sequence[Any]], contract: Cont
     if reply.status_code != 200:
         raise EndpointFailed(f"{endpoint.name} answered {reply.status_code}: {reply.text:.500}", name=endpoint.name)
     return read_reply(reply.content)
+
+
+def serves(name: str, timeout: float) -> Bundle:
+    """The bundle behind the endpoint `name`, verified. The supervisor knows it: no registry is asked.
+
+    Raises `InvalidRequest` when there is no such endpoint, `EndpointFailed` when it is dead, `TimedOut`."""
+    running = require(name)
+    if not running.alive:
+        told = f"{name} does not answer at {running.endpoint.url}. Run: deploy up {name}"
+        raise EndpointFailed(told, name=name)
+    release = order(running.control, timeout=timeout)
+    return open_bundle(release["folder"], release["digest"])
 
 
 def _prove(endpoint: Endpoint, bundle: Bundle, timeout: float) -> None:

@@ -46,6 +46,7 @@ from deploy_ext.core import (
 from .flavors import predictor, save_flavor, sign
 from .gates import DEFAULT, Gates, judge, parse
 from .grammar import Arg, Command, command
+from .processes import locked
 from .profile import measure
 from .registry import CHAMPION, Registry
 from .report import serve as publish
@@ -379,6 +380,11 @@ def _allowed(version: Version, rules: Gates, judged: set[str | None]) -> None:
         raise GateFailed(f"the bundle of {version} is not the one that was validated. {again}", verdict=verdict)
 
 # %% ../nbs/50_verbs.ipynb #verbs-move-code
+def _settled(name: str) -> contextlib.AbstractContextManager[None]:
+    """Only one process of the project at a time moves `name` and its endpoints, so that they agree afterwards."""
+    return locked(f"moves of {name}")  # no endpoint is called so
+
+
 def _followers(version: Version) -> list[Endpoint]:
     """The model endpoints here that follow the champion of `version`'s model and serve another one."""
     alive = [e for e in targets.status() if e.kind == "model" and e.state != "dead" and e.follows == CHAMPION]
@@ -393,9 +399,9 @@ def _swap(registry: Registry, followers: list[Endpoint], version: Version) -> No
 
 def _move(registry: Registry, version: Version, event: Event) -> None:
     """Make `version` the champion: endpoints that follow, alias and ledger, all of them or none."""
-    name, followers = version.name, _followers(version)
-    before = registry.aliases(name).get(CHAMPION)
-    with contextlib.ExitStack() as undo:
+    name = version.name
+    with _settled(name), contextlib.ExitStack() as undo:
+        followers, before = _followers(version), registry.aliases(name).get(CHAMPION)
         if before and followers:
             undo.callback(_swap, registry, followers, registry.version(f"{name}/{before}"))
         _swap(registry, followers, version)
@@ -481,14 +487,17 @@ def up(
     """
     registry = _registry()
     ref = ModelRef.parse(name)
-    version = registry.version(ref)
-    follows = None if ref.version else ref.alias or "champion"
-    with progress(f"up {ref}", 2) as step:
+    follows = None if ref.version else ref.alias or CHAMPION
+    with _settled(ref.name), progress(f"up {ref}", 2) as step, contextlib.ExitStack() as undo:
+        version, ran = registry.version(ref), [e.name for e in targets.status() if e.state != "dead"]
         step("fetch")
         folder = registry.download(version)
         step("start")
         endpoint = targets.up(folder, version, follows, settings(port=port))
-    registry.append(_event("up", ref.name, to=str(version.version), reason=endpoint.url))
+        if endpoint.name not in ran:
+            undo.callback(targets.down, endpoint.name, settings())
+        registry.append(_event("up", ref.name, to=str(version.version), reason=endpoint.url))
+        undo.pop_all()
     return endpoint
 
 # %% ../nbs/50_verbs.ipynb #verbs-predict-code
@@ -520,9 +529,9 @@ def predict(
     """
     import pandas as pd
 
-    ref, registry = ModelRef.parse(name), _registry()
-    endpoint = targets.status(_called(ref))[0]
-    contract = _open(registry, registry.version(f"{ref.name}/{endpoint.version}")).contract
+    ref = ModelRef.parse(name)
+    (endpoint,) = targets.status(_called(ref))
+    contract = targets.serves(endpoint.name, settings().http_timeout).contract
     frame = as_frame(_readable(contract, data))
     contract.require(frame)
     parts = [frame.iloc[i : i + PART] for i in range(0, len(frame), PART)]
@@ -547,7 +556,10 @@ def down(name: Annotated[str, Arg("the endpoint or report to stop", "ref")]) -> 
     ref = ModelRef.parse(name)
     stopped = targets.down(_called(ref), settings())
     if stopped.kind == "model":
-        _registry().append(_event("down", ref.name, from_=str(stopped.version)))
+        try:
+            _registry().append(_event("down", ref.name, from_=str(stopped.version)))
+        except DeployError as e:
+            raise type(e)(f"{stopped.name} is down, but the ledger does not know it: {e}", **e.data) from e
     return stopped
 
 # %% ../nbs/50_verbs.ipynb #verbs-history-code

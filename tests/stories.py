@@ -123,7 +123,7 @@ def state(uri: str | None = None) -> dict[str, Any]:
         "runs": sorted(r.info.run_id for r in client.search_runs(experiments)),
         "logged models": sorted(m.model_id for m in client.search_logged_models(experiments)),
         "files": sorted(str(p.relative_to(artifacts)) for p in artifacts.rglob("*") if p.is_file()),
-        "bundles": sorted(str(p) for p in (home() / "bundles").glob("*/*")),
+        "half fetched": sorted(str(p) for p in (home() / "bundles").glob("*/.*")),
         "endpoints": sorted(p.name for p in (home() / "endpoints").glob("*.json")),
         "temporary": sorted(p.name for p in Path(tempfile.gettempdir()).glob("deploy*")),
         "processes": sorted(p.pid for p in processes(home().parent)),
@@ -144,7 +144,8 @@ def script(code: str, *arguments: str, before: tuple[str, ...] = (), **environme
     """A second process in the same project that runs `code`."""
     command = [*before, sys.executable, "-c", code, *arguments]
     told = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), **environment}
-    return subprocess.Popen(command, env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=told, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def said(code: str, *arguments: str, before: tuple[str, ...] = (), **environment: str) -> str:
