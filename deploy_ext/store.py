@@ -107,7 +107,8 @@ _NO_WRITE = ("readonly database", "unable to open database", "disk is full", "di
 
 def explained(error: Exception, uri: str, doing: str) -> DeployError:
     """What `error` of MLflow means to the person who waits for `doing`."""
-    code, text = getattr(error, "error_code", ""), str(error).split("\n")[0]
+    code, lines = getattr(error, "error_code", ""), str(error).split("\n")
+    text = next((line for line in lines if any(t in line for t in _NO_WRITE)), lines[0])  # SQLAlchemy puts others first
     where = shown(uri)
     if code in _MISSING or "not found" in text:
         return NotThere(f"{where} could not {doing}: {text}.")

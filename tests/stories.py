@@ -10,9 +10,10 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,12 @@ def post(url: str, body: Any) -> tuple[int, Any]:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as e:
         return e.code, json.load(e)
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """What `condition` gives as soon as it gives something."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.02)
+    return found

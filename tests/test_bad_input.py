@@ -22,7 +22,7 @@ from bundles import cell
 from servers import free_port
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
-from stories import COLUMNS, GATES, flights, good, nothing_made, pipeline, post, processes, said, script, state
+from stories import COLUMNS, GATES, flights, good, nothing_made, pipeline, post, processes, said, script, state, until
 
 import deploy_ext
 from deploy_ext import cli
@@ -62,15 +62,6 @@ def refused(kind: type[DeployError], *told: str, lines: int = 1) -> Iterator[pyt
     assert type(caught.value).exit_code == CODES[kind]
     assert all(word in message for word in told), message
     assert message.count("\n") < lines, message
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """What `condition` gives as soon as it gives something."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.02)
-    return found
 
 
 # models
