@@ -86,11 +86,11 @@ def run(words: list[str], out: IO[str]) -> int:
     try:
         out.write(text + "\n")
         out.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is still in the buffer must not raise at exit
     except OSError as e:
-        sys.stderr.write(f"{PROG}: stdout cannot be written: {e.strerror}\n")
-        return DeployError.exit_code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is still in the buffer must not raise at exit
+        if not isinstance(e, BrokenPipeError):
+            sys.stderr.write(f"{PROG}: stdout cannot be written: {e.strerror}\n")
+            return DeployError.exit_code
     return code
 
 # %% ../nbs/62_cli.ipynb #cli-main-code
