@@ -13,7 +13,7 @@ import numpy as np
 
 from .column import Column, cast, close, column_array, describe, from_csv, judge, limit, scan, schema
 from .core import ContractViolated, InvalidRequest, Record, nearest
-from .output import Output, describe_output
+from .output import Output
 from .table import Fault, as_frame, contain, container, violated
 from .values import short, wire
 

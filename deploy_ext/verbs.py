@@ -22,7 +22,7 @@ from .bundle import Bundle, answer, make_example, open_bundle, seal
 from .capture import Capture, capture, data_digest, git, notebook, reload
 from .card import card
 from .checkup import examine
-from .contract import Contract, Fault, as_frame, describe_output, infer, violated
+from .contract import Contract, infer
 from deploy_ext.core import (
     ContractViolated,
     DeployError,
@@ -46,6 +46,7 @@ from deploy_ext.core import (
 from .flavors import predictor, save_flavor, sign
 from .gates import DEFAULT, Gates, judge, parse
 from .grammar import Arg, Command, command
+from .output import describe_output
 from .processes import locked
 from .profile import measure
 from .registry import CHAMPION, Registry
@@ -53,6 +54,7 @@ from .report import serve as publish
 from .report import write as write_report
 from .scored import Scored, trivial
 from .serve.runtime import Runtime, borrow
+from .table import Fault, as_frame, violated
 from .trust import Serialization, serialization
 
 # %% auto #0

@@ -11,7 +11,8 @@ import pandas as pd
 
 from deploy_ext.bundle import MODEL_FILE, Bundle, answer, make_example, seal
 from deploy_ext.code import needs
-from deploy_ext.contract import describe_output, infer
+from deploy_ext.contract import infer
+from deploy_ext.output import describe_output
 from deploy_ext.profile import measure
 from deploy_ext.trust import serialization
 

@@ -34,8 +34,9 @@ from deploy_ext.bundle import (
     open_bundle,
     visiting,
 )
-from deploy_ext.contract import describe_output, infer
+from deploy_ext.contract import infer
 from deploy_ext.core import InvalidRequest, VerificationFailed, digest
+from deploy_ext.output import describe_output
 
 X, Y = flights()
 FOREST = RandomForestClassifier(5, random_state=0).fit(X, Y)

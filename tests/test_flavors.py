@@ -27,9 +27,10 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from deploy_ext.contract import Contract, Output, describe_output, infer
+from deploy_ext.contract import Contract, Output, infer
 from deploy_ext.core import InvalidRequest
 from deploy_ext.flavors import as_sent, predictor, save_flavor, signature
+from deploy_ext.output import describe_output
 from deploy_ext.store import quiet
 from deploy_ext.trust import Serialization, serialization
 

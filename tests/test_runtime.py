@@ -18,8 +18,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from deploy_ext.bundle import Bundle, answer, make_example, open_bundle, seal
-from deploy_ext.contract import describe_output, infer
+from deploy_ext.contract import infer
 from deploy_ext.core import InvalidRequest, VerificationFailed
+from deploy_ext.output import describe_output
 from deploy_ext.profile import measure
 from deploy_ext.serve.runtime import borrow, load
 from deploy_ext.trust import Serialization

@@ -202,7 +202,8 @@ class Client(threading.Thread):
 
 
 def _contract() -> Any:
-    from deploy_ext.contract import describe_output, infer
+    from deploy_ext.contract import infer
+    from deploy_ext.output import describe_output
 
     return infer(FRAME, describe_output(LogisticRegression().fit(FRAME, LATE), FRAME))
 
