@@ -20,6 +20,7 @@ from deploy_ext import inputs, magics
 
 pytestmark = pytest.mark.server
 HERE = Path(__file__).parent
+SHELL = InteractiveShell()
 START = f"""
 import sys
 sys.path.append({str(HERE)!r})
@@ -171,6 +172,3 @@ def test_tab_over_the_protocol(opened: Kernel, tmp_path: Path) -> None:
 )
 def test_tab_never_raises(words: list[str]) -> None:
     magics.candidates(SHELL, "".join(words))
-
-
-SHELL = InteractiveShell()
