@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import re
+import shlex
 import ssl
 import threading
 import time
@@ -19,12 +20,14 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from .core import DeployError, InvalidRequest, Settings, home
 
 # %% auto #0
 __all__ = ['TAG', 'META', 'tracking_uri', 'shown', 'quiet', 'NotThere', 'AlreadyThere', 'explained', 'no_answer', 'busy',
-           'answers', 'Store', 'experiment', 'own', 'fetch', 'erase']
+           'answers', 'in_place', 'Store', 'experiment', 'own', 'fetch', 'erase']
 
 # %% ../nbs/11_store.ipynb #store-where-code
 def tracking_uri(uri: str | None, settings: Settings) -> str:
@@ -173,6 +176,20 @@ def _first(uri: str) -> Iterator[None]:
 TAG = "deploy_ext."  # before the name of every tag of ours
 
 
+def in_place(client: Any, artifacts: str) -> None:
+    """Raise `InvalidRequest` when the project's own files are at another place than `artifacts`, for it was moved."""
+    here = Path(url2pathname(urlsplit(artifacts).path))
+    for found in client.search_experiments():
+        there = Path(url2pathname(urlsplit(found.artifact_location).path))
+        if there.parts[-2:] == here.parts[-2:] and there.resolve() != here:
+            was, now = there.parent.parent, here.parent.parent
+            raise InvalidRequest(
+                f"the project was moved here from {was}, and MLflow remembers where its files were. "
+                f"Lead there: ln -s {shlex.quote(str(now))} {shlex.quote(str(was))}",
+                was=str(was),
+            )
+
+
 class Store:
     """One MLflow database or server. Every call works or raises a `DeployError` with a sentence."""
 
@@ -187,7 +204,10 @@ class Store:
         from mlflow.tracking import MlflowClient
 
         with _first(self.uri):  # the client opens the database when it is made
-            return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        if self.artifacts:
+            in_place(client, self.artifacts)
+        return client
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """The client's `method`, tried again while another writer is in the way.

@@ -17,11 +17,11 @@ import pandas as pd
 import psutil
 import pytest
 from sklearn.linear_model import LogisticRegression
-from stories import COLUMNS, flights, good, nothing_made, pipeline, processes, said, script, state, until
+from stories import COLUMNS, clone, flights, good, nothing_made, pipeline, processes, said, script, state, until
 
 import deploy_ext
 from deploy_ext import cli
-from deploy_ext.core import ContractViolated
+from deploy_ext.core import ContractViolated, InvalidRequest
 from deploy_ext.registry import Registry
 
 FRAME: Any = flights()
@@ -308,3 +308,20 @@ def test_the_story_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixt
     for words, (wanted, sentence) in told.items():
         assert say(*words) == (wanted, "")
         assert sentence in capfd.readouterr().err
+
+
+def test_a_project_that_was_moved(story: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any) -> None:
+    """MLflow's database holds absolute paths."""
+    place = tmp_path_factory.mktemp("place")
+    was, now = clone(story, place / "was"), place / "now"
+    was.rename(now)
+    monkeypatch.setenv("DEPLOY_EXT_PROJECT", str(now))
+    shutil.rmtree(now / ".deploy" / "bundles")
+    for verb in (lambda: deploy_ext.up("flights"), lambda: deploy_ext.register(good(), "flights", FRAME, "late")):
+        with pytest.raises(InvalidRequest, match="the project was moved here from") as caught:
+            verb()
+        assert str(caught.value).endswith(f"Lead there: ln -s {now} {was}") and not was.exists()
+    was.symlink_to(now)
+    assert deploy_ext.validate("flights/1", UNSEEN, "late").passed
+    assert str(deploy_ext.register(good(), "flights", FRAME, "late")) == "flights/4"
+    assert Registry().verify("flights") == []
