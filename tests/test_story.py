@@ -17,7 +17,8 @@ from sklearn.pipeline import make_pipeline
 from stories import COLUMNS, GATES, flights, good
 
 import deploy_ext
-from deploy_ext.core import ContractViolated, Endpoint, GateFailed, InvalidRequest, Verdict, VerificationFailed
+from deploy_ext.core import ContractViolated, GateFailed, InvalidRequest, VerificationFailed
+from deploy_ext.records import Endpoint, Verdict
 from deploy_ext.registry import Registry
 
 pytestmark = pytest.mark.server
@@ -46,7 +47,7 @@ def champion() -> int:
 
 def test_the_story(story: Path) -> None:
     endpoint = deploy_ext.up("flights")
-    rows = UNSEEN[COLUMNS].sample(100, random_state=0)
+    rows = UNSEEN[COLUMNS].sample(100, replace=True, random_state=0)  # an index in disorder, and not unique
     first = deploy_ext.predict("flights", rows)
     model = good(C=0.01)
     assert list(first.columns) == ["prediction", "probability_False", "probability_True", "version"]
@@ -65,6 +66,7 @@ def test_the_story(story: Path) -> None:
 
     deploy_ext.rollback("flights", reason="too many false alarms")
     assert (champion(), served()) == (1, 1)
+    assert len(deploy_ext.predict("flights", pd.concat([rows] * 201))) == 20_100  # more than fit in one request
     assert deploy_ext.predict("flights", rows).equals(first)
     assert deploy_ext.down("flights").state == "down" and len(deploy_ext.status()) == 0
 
@@ -349,6 +351,11 @@ def test_a_model_of_any_kind(make: Any, request: pytest.FixtureRequest, story: P
         labels = [f"probability_{label}" for label in model.classes_]
         assert np.allclose(answers[labels], model.predict_proba(rows), rtol=1e-9)
     assert curled(endpoint) == expected.tolist()[:1]
+    if make is _nullable:
+        strange = rows.assign(carrier="ZZ")  # to scikit-learn an unseen category is a missing one
+        known = rows.assign(carrier=pd.Categorical([None] * len(rows), categories=data.carrier.cat.categories))
+        answers = deploy_ext.predict(str(version), strange)
+        assert np.allclose(answers.probability_late, model.predict_proba(known)[:, 0], rtol=1e-9)
     deploy_ext.down(str(version))
 
 
