@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from . import ledger
-from .core import FORMAT, DeployError, Event, canonical, digest, home, write_atomic
+from .core import DeployError, canonical, digest, home, write_atomic
+from .records import FORMAT, Event
 from .store import TAG, Store
 
 # %% auto #0

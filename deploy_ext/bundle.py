@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from .contract import Contract
-from .core import FORMAT, InvalidRequest, Record, VerificationFailed, canonical, digest, plain, write_atomic
+from .core import InvalidRequest, VerificationFailed, canonical, digest, write_atomic
 from .output import vector
 from .profile import Profile
+from .records import FORMAT, Record, plain
 from .trust import Serialization, restore
 
 # %% auto #0

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from .code import Needs, needs
-from .core import Record, TimedOut, VerificationFailed, plain, project, settings, whoami
+from .core import TimedOut, VerificationFailed, project, settings, whoami
+from .records import Record, plain
 from .table import as_frame
 
 # %% auto #0

@@ -14,19 +14,9 @@ from typing import Any
 
 from .bundle import Bundle, open_bundle
 from .column import QUANTILES, Column
-from deploy_ext.core import (
-    DeployError,
-    Event,
-    Listing,
-    ModelRef,
-    Record,
-    Verdict,
-    Version,
-    cell,
-    now,
-    project,
-)
+from .core import DeployError, now, project
 from .profile import ColumnProfile
+from .records import Event, Listing, ModelRef, Record, Verdict, Version, cell
 from .registry import Registry
 
 # %% auto #0

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .core import DeployError, InvalidRequest, Verdict
+from .core import DeployError, InvalidRequest
+from .records import Verdict
 
 if TYPE_CHECKING:
     from deploy_ext.grammar import Face, Option

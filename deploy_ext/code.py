@@ -22,7 +22,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
-from .core import Record
+from .records import Record
 from .trust import Nowhere
 
 # %% auto #0

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .core import InvalidRequest, Record, cell
+from .core import InvalidRequest
+from .records import Record, cell
 from .values import array, dtype_of, dtype_text, has_zone, items, kind_of, limits, read, short, wire
 
 if TYPE_CHECKING:

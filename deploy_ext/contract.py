@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .column import Column, cast, close, column_array, describe, from_csv, judge, limit, scan, schema
-from .core import ContractViolated, InvalidRequest, Record, nearest
+from .core import ContractViolated, InvalidRequest, nearest
 from .output import Output
+from .records import Record
 from .table import Fault, as_frame, contain, container, violated
 from .values import short, wire
 

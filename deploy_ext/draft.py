@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .core import DeployError, Event
+from .core import DeployError
+from .records import Event
 from .store import TAG, AlreadyThere, NotThere, Store, erase
 
 # %% auto #0

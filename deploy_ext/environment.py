@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .core import Record
+from .records import Record
 
 # %% auto #0
 __all__ = ['Look', 'DISTRIBUTION', 'NAMED', 'EXTRAS', 'TEMPLATES', 'Finding', 'python', 'pip', 'installed', 'libraries', 'extras',

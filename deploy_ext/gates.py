@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import metrics
-from .core import Check, InvalidRequest, Record, canonical, cell, digest, nearest
+from .core import InvalidRequest, canonical, digest, nearest
 from .metrics import MINIMUM_SEGMENT, Estimate
+from .records import Check, Record, cell
 from .scored import Scored, column, split
 
 # %% ../nbs/26_gates.ipynb #gates-words

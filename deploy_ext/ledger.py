@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
-from .core import DeployError, Event, InvalidRequest, canonical, cell, digest, plain
+from .core import DeployError, InvalidRequest, canonical, digest
+from .records import Event, cell, plain
 
 # %% auto #0
 __all__ = ['PARENTS', 'ROOM', 'MOVES', 'write', 'Entry', 'entry', 'heads', 'unique', 'causal', 'faults', 'remember', 'last',

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from .cells import FORMS, Cells, draws
-from .core import InvalidRequest, Record, nearest, need
+from .core import InvalidRequest, nearest, need
+from .records import Record
 from .scored import Scored, split
 
 # %% ../nbs/20_metrics.ipynb #metrics-metric

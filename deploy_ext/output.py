@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .core import InvalidRequest, Record
+from .core import InvalidRequest
+from .records import Record
 from .table import as_frame, contain, container
 
 # %% auto #0

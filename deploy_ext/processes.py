@@ -17,17 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from deploy_ext.core import (
-    Endpoint,
-    EndpointFailed,
-    InvalidRequest,
-    Record,
-    TimedOut,
-    home,
-    nearest,
-    now,
-    write_atomic,
-)
+from .core import EndpointFailed, InvalidRequest, TimedOut, home, nearest, now, write_atomic
+from .records import Endpoint, Record
 
 # %% auto #0
 __all__ = ['born', 'end', 'Running', 'file_of', 'find', 'find_all', 'require', 'keep', 'forget', 'locked', 'detach', 'tail',

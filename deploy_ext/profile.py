@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .contract import as_frame
-from .core import InvalidRequest, Record, cell, digest, nearest
+from .core import InvalidRequest, digest, nearest
+from .records import Record, cell
 from .values import kind_of
 
 if TYPE_CHECKING:

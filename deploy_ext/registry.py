@@ -24,24 +24,19 @@ from . import ledger
 from .book import Book
 from .bundle import Bundle, open_bundle
 from deploy_ext.core import (
-    FORMAT,
     DeployError,
-    Event,
     InvalidRequest,
-    ModelRef,
     Settings,
-    Verdict,
     VerificationFailed,
-    Version,
     canonical,
     digest,
     home,
     nearest,
-    plain,
     whoami,
 )
 from .core import settings as read_settings
 from .draft import Draft, undo
+from .records import FORMAT, Event, ModelRef, Verdict, Version, plain
 from .store import TAG, NotThere, Store, experiment, fetch, own, quiet, shown, tracking_uri
 
 # %% auto #0

@@ -21,10 +21,8 @@ from typing import Any, TypeVar
 
 from deploy_ext.core import (
     DeployError,
-    Endpoint,
     EndpointFailed,
     InvalidRequest,
-    ModelRef,
     NotebookFailed,
     home,
     progress,
@@ -33,6 +31,7 @@ from deploy_ext.core import (
     write_atomic,
 )
 from .processes import find, launch
+from .records import Endpoint, ModelRef
 from .registry import Registry
 
 # %% auto #0

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core import ContractViolated, InvalidRequest, Record
+from .core import ContractViolated, InvalidRequest
+from .records import Record
 
 if TYPE_CHECKING:
     import pandas as pd

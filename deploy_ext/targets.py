@@ -22,7 +22,7 @@ import numpy as np
 
 from .bundle import Answers, Bundle, compare, open_bundle
 from .contract import Contract, Fault, violated
-from .core import Endpoint, EndpointFailed, ModelRef, Settings, TimedOut, Version, now
+from .core import EndpointFailed, Settings, TimedOut, now
 from deploy_ext.processes import (
     Running,
     born,
@@ -38,6 +38,7 @@ from deploy_ext.processes import (
     tail,
     trouble,
 )
+from .records import Endpoint, ModelRef, Version
 from .serve.protocol import Answered, curl, read_reply, write_request
 from .serve.server import listen
 from .serve.supervisor import READY, THREADS, Plan, Release, order

@@ -8,59 +8,45 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import numpy as np
-
 from . import inputs, targets
-from .bundle import Bundle, answer, make_example, open_bundle, seal
-from .capture import Capture, capture, data_digest, git, notebook, reload
+from .bundle import Bundle, open_bundle
+from .capture import data_digest, git, notebook, reload
 from .card import card
 from .checkup import examine
 from .contract import Contract, infer
 from deploy_ext.core import (
-    ContractViolated,
     DeployError,
-    Endpoint,
-    Event,
-    GateFailed,
     InvalidRequest,
-    Listing,
-    ModelRef,
-    Record,
-    Verdict,
     VerificationFailed,
-    Version,
-    cell,
-    nearest,
     progress,
     project,
     settings,
     write_atomic,
 )
-from .flavors import predictor, save_flavor, sign
-from .gates import DEFAULT, Gates, judge, parse
+from .flavors import predictor
+from .gates import Gates, judge, parse
 from .grammar import Arg, Command, command
+from .judging import allowed, beside, champion_of, facts, readable, rows, rules, scored, truth_of
+from .making import fitted_on, here, make, split
+from .moving import champions, move, settled
 from .output import describe_output
-from .processes import locked
-from .profile import measure
+from .records import Endpoint, Event, Listing, ModelRef, Record, Verdict, Version
 from .registry import CHAMPION, Registry
 from .report import serve as publish
 from .report import write as write_report
-from .scored import Scored, trivial
-from .serve.runtime import Runtime, borrow
-from .table import Fault, as_frame, violated
-from .trust import Serialization, serialization
+from .scored import trivial
+from .serve.runtime import borrow
+from .table import as_frame
 
 # %% auto #0
-__all__ = ['COMMANDS', 'F', 'ASKED', 'LATENCY_ROWS', 'LATENCY_SECONDS', 'PART', 'verb', 'split', 'register', 'gates', 'validate',
-           'promote', 'champions', 'rollback', 'up', 'predict', 'status', 'down', 'history', 'Report', 'report',
-           'doctor', 'refs']
+__all__ = ['COMMANDS', 'F', 'PART', 'verb', 'register', 'gates', 'validate', 'promote', 'rollback', 'up', 'predict', 'status',
+           'down', 'history', 'Report', 'report', 'doctor']
 
 # %% ../nbs/50_verbs.ipynb #verbs-verb-code
 COMMANDS: dict[str, Command] = {}
@@ -82,33 +68,6 @@ def verb(function: F) -> F:
     COMMANDS[function.__name__] = command(told)
     return told  # type: ignore[return-value]
 
-# %% ../nbs/50_verbs.ipynb #verbs-split-code
-def split(data: Any, target: Any) -> tuple[Any, Any]:
-    """Features and truth: a column name is taken out of the data, anything else must have as many rows as it."""
-    if isinstance(target, str):
-        frame = as_frame(data)
-        if target not in frame.columns:
-            hint = nearest(target, map(str, frame.columns))
-            raise InvalidRequest(f"the data has no column '{target}' to be the target. {hint}", target=target)
-        return frame.drop(columns=target), frame[target]
-    if target is not None:
-        target = as_frame(target).iloc[:, 0] if np.shape(target)[1:] == (1,) else target
-        rows, given = len(as_frame(data)), len(target) if np.ndim(target) else 1
-        if rows != given:
-            raise InvalidRequest(
-                f"the data has {rows:,} rows and the target {given:,}. Give both from the same split.",
-                rows=(rows, given),
-            )
-    return data, target
-
-
-def _bare(name: str) -> str:
-    """A model's name without alias or version."""
-    ref = ModelRef.parse(name)
-    if ref.alias or ref.version:
-        raise InvalidRequest(f"'{name}' names one version, and this is about the model. Type '{ref.name}'.")
-    return ref.name
-
 # %% ../nbs/50_verbs.ipynb #verbs-registry-code
 def _registry() -> Registry:
     """The registry that the settings name."""
@@ -121,58 +80,28 @@ def _remember(registry: Registry) -> None:
         inputs.remember(registry.refs())
 
 # %% ../nbs/50_verbs.ipynb #verbs-whence-code
-def _here() -> dict[str, Any]:
-    """The user's namespace: the notebook's variables, or the script's."""
-    return vars(sys.modules["__main__"])
-
-
 def _event(what: str, name: str, **told: Any) -> Event:
     """An event that knows the notebook and the git commit that it comes from."""
-    return Event(what, name, notebook=notebook(_here()), commit=git(project()).commit, **told)
+    return Event(what, name, notebook=notebook(here()), commit=git(project()).commit, **told)
 
-# %% ../nbs/50_verbs.ipynb #verbs-made-code
-ASKED = 20_000  # training rows that the model is asked about, evenly spread
-
-
-def _sample(data: Any, rows: int) -> Any:
-    """At most `rows` rows of `data`, evenly spread."""
-    step = -(-len(data) // rows)
-    return data.iloc[::step] if hasattr(data, "iloc") else data[::step]
-
-
-def _bundle(
-    name: str, model: Any, contract: Contract, features: Any, truth: Any, folder: Path
-) -> tuple[Bundle, Capture]:
-    """The sealed bundle of a fitted model, and what is known of its origin; `folder` is there if it was adopted."""
-    adopted = folder.exists()
-    asked = contract.require(_sample(contract.legal(features), ASKED))
-    answers = answer(model, contract, asked)
-    how = Serialization("cloudpickle", (), "an adopted MLflow model loads itself") if adopted else serialization(model)
-    origin = None if adopted else model
-    known = capture(origin, _here(), features, truth, serializer=how.format, data_file=_source(features))
-    if adopted:
-        runtime = "pyfunc"
-        sign(folder, contract)
-    else:
-        code = known.needs.copy(folder.parent)
-        runtime = save_flavor(model, folder, contract, asked[:5], list(known.needs.requirements), how, code)
-    profile, example = measure(features, answers.prediction), make_example(contract, asked, answers)
-    parts: Any = {"serialization": how, "contract": contract, "profile": profile, "example": example}
-    return seal(folder, name=name, runtime=runtime, **parts), known
+# %% ../nbs/50_verbs.ipynb #verbs-which-code
+def _bare(name: str) -> str:
+    """A model's name without alias or version."""
+    ref = ModelRef.parse(name)
+    if ref.alias or ref.version:
+        raise InvalidRequest(f"'{name}' names one version, and this is about the model. Type '{ref.name}'.")
+    return ref.name
 
 
-def _fitted_on(model: Any, features: Any) -> None:
-    """Raises `ContractViolated` for columns that `model` was not fitted on, such as a target that is still there."""
-    if (known := getattr(model, "feature_names_in_", None)) is not None:
-        strange = [name for name in as_frame(features).columns if name not in set(known)]
-        if strange:
-            told = "is none of the columns that the model was fitted on; drop it"
-            raise violated([Fault(None, str(name), told) for name in strange])
+def _candidate(registry: Registry, name: str) -> Version:
+    """The version that `name` says, and the newest one when it says none."""
+    ref = ModelRef.parse(name)
+    return registry.version(ref) if ref.alias or ref.version else registry.latest(ref.name)
 
 
-def _source(data: Any) -> str | None:
-    """The file that `data` was read from, if it came from one."""
-    return getattr(data, "attrs", {}).get(inputs.SOURCE)
+def _open(registry: Registry, version: Version) -> Bundle:
+    """A version's bundle, fetched and verified."""
+    return open_bundle(registry.download(version), expect=version.bundle)
 
 # %% ../nbs/50_verbs.ipynb #verbs-register-code
 @verb
@@ -195,14 +124,14 @@ def register(
     features, truth = split(data, target)
     registry = _registry()
     with progress(f"register {name}", 4) as step, tempfile.TemporaryDirectory(prefix="deploy_ext-") as tmp:
-        folder = Path(tmp) / "bundle"
+        folder = Path(tmp) / name
         step("contract")
         fitted = registry.adopt(model, folder) if isinstance(model, str) else predictor(model)
         output, called = describe_output(fitted, features), getattr(truth, "name", None)
-        _fitted_on(fitted, features)
+        fitted_on(fitted, features)
         contract = infer(features, output, ranges=range, only=only, nullable=nullable, target=called)
         step("bundle")
-        bundle, known = _bundle(name, fitted, contract, features, truth, folder)
+        bundle, known = make(fitted, contract, features, truth, folder)
         step("clean-process reload")
         known = known.seen(reload(folder)["distributions"])
         step("registry")
@@ -212,28 +141,7 @@ def register(
     _remember(registry)
     return made
 
-# %% ../nbs/50_verbs.ipynb #verbs-which-code
-def _candidate(registry: Registry, name: str) -> Version:
-    """The version that `name` says, and the newest one when it says none."""
-    ref = ModelRef.parse(name)
-    return registry.version(ref) if ref.alias or ref.version else registry.latest(ref.name)
-
-
-def _open(registry: Registry, version: Version) -> Bundle:
-    """A version's bundle, fetched and verified."""
-    return open_bundle(registry.download(version), expect=version.bundle)
-
 # %% ../nbs/50_verbs.ipynb #verbs-gates-code
-def _gates(name: str, file: Path | None, kind: str) -> Gates:
-    """The gates in `file`, else in `<name>.gates`, else the default ones for this `kind` of model."""
-    path = file or project() / f"{name}.gates"
-    if path.is_file():
-        return parse(path.read_text(encoding="utf-8"))
-    if file:
-        raise InvalidRequest(f"there is no gates file '{file}'. Write it, or leave --gates out.", path=str(file))
-    return parse(DEFAULT[kind])
-
-
 @verb
 def gates(
     name: Annotated[str, Arg("the model", "ref")],
@@ -248,69 +156,13 @@ def gates(
         parsed = parse(text)
         write_atomic(project() / f"{name}.gates", text if text.endswith("\n") else text + "\n")
         return parsed
-    return _gates(name, None, "classification")
-
-# %% ../nbs/50_verbs.ipynb #verbs-scored-code
-def _readable(contract: Contract, features: Any) -> Any:
-    """`features` as they are, but with the contract's types where a CSV has lost them."""
-    return contract.coerce(features) if (_source(features) or "").endswith((".csv", ".gz")) else features
+    known = (project() / f"{name}.gates").exists()  # else the default ones, which depend on the kind of model
+    return rules(name, None, "" if known else _kind(_registry(), name))
 
 
-def _rows(contract: Contract, other: Contract | None, features: Any) -> Any:
-    """What the model eats; columns that only the `other` version knows are left out. Raises `ContractViolated`."""
-    foreign = set(other.names if other else ()) - set(contract.names)
-    if foreign and hasattr(features, "columns"):
-        features = as_frame(features)[[name for name in features.columns if name not in foreign]]
-    return contract.require(_readable(contract, features))
-
-
-def _scored(runtime: Runtime, rows: Any, features: Any, truth: Any) -> Scored:
-    """What a version answers about `rows`, beside the truth. Raises `ContractViolated` for a truth in other words."""
-    contract = runtime.bundle.contract
-    answers, labels = answer(runtime.model, contract, rows), contract.output.labels
-    scored = Scored(truth, answers.prediction, answers.probabilities, labels, as_frame(features))
-    if labels and (scored.codes[0] >= len(labels)).all():
-        told = f"the truth has values like {scored.truth[0]!r}, and the model answers {', '.join(map(repr, labels))}"
-        raise ContractViolated(f"{told}. Give the truth in the words of the training data.")
-    return scored
-
-
-def _champion(registry: Registry, version: Version) -> Version | None:
-    """The champion that `version` has to beat; None when there is none yet, or it is `version` itself."""
-    number = registry.aliases(version.name).get(CHAMPION)
-    return None if number in (None, version.version) else registry.version(f"{version.name}/{number}")
-
-
-def _beside(registry: Registry, champion: Version, other: Contract, features: Any, truth: Any) -> Scored:
-    """The champion's answers on the same data. Raises `ContractViolated`."""
-    with borrow(registry.download(champion), champion.bundle) as runtime:
-        try:
-            return _scored(runtime, _rows(runtime.bundle.contract, other, features), features, truth)
-        except ContractViolated as e:
-            told = f"the champion {champion} cannot be compared on this data: {e}. Give the columns of both versions."
-            raise ContractViolated(told, **e.data) from e
-
-# %% ../nbs/50_verbs.ipynb #verbs-facts-code
-LATENCY_ROWS = 100  # single rows that are timed
-LATENCY_SECONDS = 2.0  # and no longer than this in all
-
-
-def _facts(runtime: Runtime, rows: Any, load_ms: float) -> dict[str, float]:
-    """size_mb, load_ms and latency_ms.p50 and .p99 of single rows, milliseconds, as the runtime answers them here."""
-    from threadpoolctl import threadpool_limits
-
-    contract, frame = runtime.bundle.contract, as_frame(rows)
-    taken, end = [], time.perf_counter() + LATENCY_SECONDS
-    with threadpool_limits(1):
-        for i in range(min(LATENCY_ROWS, len(frame))):
-            row = contract.rows(frame.iloc[[i]])
-            began = time.perf_counter()
-            runtime.predict(row)
-            taken.append((time.perf_counter() - began) * 1000)
-            if began > end:
-                break
-    p50, p99 = (sorted(taken)[int(q * (len(taken) - 1))] for q in (0.5, 0.99))
-    return {"size_mb": runtime.bundle.size / 1e6, "load_ms": load_ms, "latency_ms.p50": p50, "latency_ms.p99": p99}
+def _kind(registry: Registry, name: str) -> str:
+    """classification or regression, as the newest version of `name` is."""
+    return _open(registry, registry.latest(name)).contract.output.kind
 
 # %% ../nbs/50_verbs.ipynb #verbs-validate-code
 @verb
@@ -326,93 +178,29 @@ def validate(
     """
     registry = _registry()
     version = _candidate(registry, name)
-    champion = _champion(registry, version)
+    champion = champion_of(registry, version)
     with progress(f"validate {version}", 4) as step:
         step("fetch")
         began = time.perf_counter()
         with borrow(registry.download(version), version.bundle) as runtime:
             load_ms = (time.perf_counter() - began) * 1000
             contract = runtime.bundle.contract
-            rules = _gates(version.name, gates, contract.output.kind)
-            features, truth = split(data, _truth_of(contract, data, target))
+            gating = rules(version.name, gates, contract.output.kind)
+            features, truth = split(data, truth_of(contract, data, target))
             step("score")
-            rows = _rows(contract, champion and _open(registry, champion).contract, features)
-            scored = _scored(runtime, rows, features, truth)
-            facts = _facts(runtime, rows, load_ms)
-        beside = champion and _beside(registry, champion, contract, features, truth)
+            given = rows(contract, champion and _open(registry, champion).contract, features)
+            case = scored(runtime, given, features, truth)
+            measured = facts(runtime, given, load_ms)
+        other = champion and beside(registry, champion, contract, features, truth)
         step("judge")
-        checks = judge(rules, scored, champion=beside, trivial=trivial(scored), facts=facts)
+        checks = judge(gating, case, champion=other, trivial=trivial(case), facts=measured)
         seen = data_digest(features, truth)
-        verdict = Verdict(version.name, version.version, checks, rules.digest, seen, version.bundle, scored.rows)
+        verdict = Verdict(version.name, version.version, checks, gating.digest, seen, version.bundle, case.rows)
         step("store")
         registry.add_verdict(version, verdict)
         to, outcome = str(version.version), "passed" if verdict.passed else "failed"
         registry.append(_event("validate", version.name, to=to, reason=outcome, verdict=verdict.digest))
     return verdict
-
-
-def _truth_of(contract: Contract, data: Any, target: Any) -> Any:
-    """The target that was given, or the column that was the target at registration."""
-    if target is not None:
-        return target
-    if contract.target is not None and contract.target in getattr(data, "columns", ()):
-        return contract.target
-    raise InvalidRequest("validate needs the truth: --target with a column of the data, or one value a row.")
-
-# %% ../nbs/50_verbs.ipynb #verbs-allowed-code
-def _allowed(version: Version, rules: Gates, judged: set[str | None]) -> None:
-    """Raises `GateFailed` when the version's latest verdict does not allow a promotion.
-
-    judged: the digests of the verdicts that the ledger knows. A tag in MLflow can be written by anybody.
-    """
-    again = f"Type: validate {version} --data ... --target ..."
-    verdict = version.verdict
-    if verdict is None:
-        raise GateFailed(f"{version} was never validated. {again}", version=version.version)
-    if not verdict.passed:
-        failed = "; ".join(f"{c.metric} {cell(c.value)} ({c.threshold})" for c in verdict.checks if c.result == "fail")
-        raise GateFailed(f"{version} failed its gates: {failed}. Improve it and register it again.", verdict=verdict)
-    if verdict.digest not in judged:
-        raise GateFailed(
-            f"the verdict on {version} is not in the ledger: it was not given here. {again}", verdict=verdict
-        )
-    if verdict.gates != rules.digest:
-        raise GateFailed(f"the gates have changed since {version} was validated. {again}", verdict=verdict)
-    if verdict.bundle != version.bundle:
-        raise GateFailed(f"the bundle of {version} is not the one that was validated. {again}", verdict=verdict)
-
-# %% ../nbs/50_verbs.ipynb #verbs-move-code
-def _settled(name: str) -> contextlib.AbstractContextManager[None]:
-    """Only one process of the project at a time moves `name` and its endpoints, so that they agree afterwards."""
-    return locked(f"moves of {name}")  # no endpoint is called so
-
-
-def _followers(version: Version) -> list[Endpoint]:
-    """The model endpoints here that follow the champion of `version`'s model and serve another one."""
-    alive = [e for e in targets.status() if e.kind == "model" and e.state != "dead" and e.follows == CHAMPION]
-    return [e for e in alive if ModelRef.parse(e.name).name == version.name and e.version != version.version]
-
-
-def _swap(registry: Registry, followers: list[Endpoint], version: Version) -> None:
-    """Bring the endpoints to `version`."""
-    for endpoint in followers:
-        targets.swap(endpoint.name, registry.download(version), version, settings())
-
-
-def _move(registry: Registry, version: Version, event: Event) -> None:
-    """Make `version` the champion: endpoints that follow, alias and ledger, all of them or none."""
-    name = version.name
-    with _settled(name), contextlib.ExitStack() as undo:
-        followers, before = _followers(version), registry.aliases(name).get(CHAMPION)
-        if before and followers:
-            undo.callback(_swap, registry, followers, registry.version(f"{name}/{before}"))
-        _swap(registry, followers, version)
-        if before != version.version:
-            undo.callback(registry.set_alias, name, CHAMPION, before)
-            registry.set_alias(name, CHAMPION, version.version)
-            registry.append(dataclasses.replace(event, from_=before and str(before), to=str(version.version)))
-        undo.pop_all()
-    _remember(registry)
 
 # %% ../nbs/50_verbs.ipynb #verbs-promote-code
 @verb
@@ -432,27 +220,14 @@ def promote(
         raise InvalidRequest("--force needs --reason: the ledger must say why the gates were passed over.")
     if not force:
         judged = {e.verdict for e in registry.events(version.name) if e.what == "validate"}
-        rules = _gates(version.name, gates, _open(registry, version).contract.output.kind)
-        _allowed(version, rules, judged)
+        gating = rules(version.name, gates, _open(registry, version).contract.output.kind)
+        allowed(version, gating, judged)
     verdict = version.verdict.digest if version.verdict else None
-    _move(registry, version, _event("promote", version.name, reason=reason, forced=force, verdict=verdict))
+    move(registry, version, _event("promote", version.name, reason=reason, forced=force, verdict=verdict))
+    _remember(registry)
     return registry.version(f"{version}")
 
 # %% ../nbs/50_verbs.ipynb #verbs-rollback-code
-def champions(events: Iterable[Event]) -> list[int]:
-    """The champions below and at the present one, oldest first, as the moves in the ledger leave them."""
-    stack: list[int] = []
-    for event in events:
-        to = int(event.to) if event.to else 0
-        if event.what == "rollback" and to in stack[:-1]:
-            stack.pop()
-            while stack[-1] != to:
-                stack.pop()
-        elif event.what in ("promote", "rollback") and stack[-1:] != [to]:
-            stack.append(to)
-    return stack
-
-
 @verb
 def rollback(
     name: Annotated[str, Arg("the model", "ref")],
@@ -474,7 +249,8 @@ def rollback(
     version = registry.version(f"{name}/{past[-1] if to is None else to}")
     if to is not None and not any(e.what in ("promote", "rollback") and e.to == str(to) for e in events):
         raise InvalidRequest(f"{version} never was champion. Type: promote {version}")
-    _move(registry, version, _event("rollback", name, reason=reason))
+    move(registry, version, _event("rollback", name, reason=reason))
+    _remember(registry)
     return registry.version(f"{version}")
 
 # %% ../nbs/50_verbs.ipynb #verbs-up-code
@@ -490,7 +266,7 @@ def up(
     registry = _registry()
     ref = ModelRef.parse(name)
     follows = None if ref.version else ref.alias or CHAMPION
-    with _settled(ref.name), progress(f"up {ref}", 2) as step, contextlib.ExitStack() as undo:
+    with settled(ref.name), progress(f"up {ref}", 2) as step, contextlib.ExitStack() as undo:
         version, ran = registry.version(ref), [e.name for e in targets.status() if e.state != "dead"]
         step("fetch")
         folder = registry.download(version)
@@ -534,7 +310,7 @@ def predict(
     ref = ModelRef.parse(name)
     (endpoint,) = targets.status(_called(ref))
     contract = targets.serves(endpoint.name, settings().http_timeout).contract
-    frame = as_frame(_readable(contract, data))
+    frame = as_frame(readable(contract, data))
     contract.require(frame)
     parts = [frame.iloc[i : i + PART] for i in range(0, len(frame), PART)]
     with progress(f"predict {ref}", len(parts)) as step:
@@ -570,7 +346,10 @@ def history(
     name: Annotated[str, Arg("the model", "ref")],
     verify: Annotated[bool, Arg("prove the chain, and name a removed or altered event")] = False,
 ) -> Listing:
-    """Show the ledger of a model. Raises `VerificationFailed` when `verify` finds it damaged."""
+    """Show the ledger of a model: who moved what, when and why.
+
+    Raises `VerificationFailed` when `verify` finds it damaged.
+    """
     registry = _registry()
     name = _bare(name)
     events = registry.events(name)
@@ -611,12 +390,3 @@ def doctor() -> Listing:
     found = examine()
     ill = [f for f in found if not f.sound]
     return Listing(f"{len(ill)} things to mend" if ill else "all is well", tuple(found))
-
-# %% ../nbs/50_verbs.ipynb #verbs-refs-code
-def refs() -> list[str]:
-    """Model names, aliases and versions for Tab: from the registry when mlflow is loaded, else as last seen."""
-    if "mlflow" not in sys.modules:
-        return inputs.known_refs()
-    with contextlib.suppress(DeployError):
-        return _registry().refs()
-    return inputs.known_refs()

@@ -29,7 +29,6 @@ from deploy_ext import cli
 from deploy_ext.core import (
     ContractViolated,
     DeployError,
-    Endpoint,
     EndpointFailed,
     GateFailed,
     InvalidRequest,
@@ -37,6 +36,7 @@ from deploy_ext.core import (
     VerificationFailed,
     home,
 )
+from deploy_ext.records import Endpoint
 from deploy_ext.registry import Registry
 
 CODES = {

@@ -21,8 +21,9 @@ import pytest
 
 from deploy_ext import checkup
 from deploy_ext.checkup import Finding, examine
-from deploy_ext.core import Endpoint, home, settings
+from deploy_ext.core import home, settings
 from deploy_ext.processes import launch
+from deploy_ext.records import Endpoint
 from deploy_ext.targets import down, status
 
 

@@ -11,9 +11,10 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from deploy_ext import metrics
-from deploy_ext.core import Check, InvalidRequest
+from deploy_ext.core import InvalidRequest
 from deploy_ext.gates import DEFAULT, FACTS, OPERATORS, Gate, Gates, judge, parse, words
 from deploy_ext.metrics import METRICS, paired, score
+from deploy_ext.records import Check
 from deploy_ext.scored import Scored, trivial
 
 EXAMPLE = """

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy_ext.core import Event, InvalidRequest, digest
+from deploy_ext.core import InvalidRequest, digest
 from deploy_ext.ledger import (
     PARENTS,
     ROOM,
@@ -24,6 +24,7 @@ from deploy_ext.ledger import (
     unique,
     write,
 )
+from deploy_ext.records import Event
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 KINDS = ("register", "validate", "promote", "rollback", "up")

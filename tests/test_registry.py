@@ -24,18 +24,8 @@ from sklearn.linear_model import LogisticRegression
 
 from deploy_ext import book
 from deploy_ext.bundle import Bundle, open_bundle
-from deploy_ext.core import (
-    Check,
-    DeployError,
-    Event,
-    InvalidRequest,
-    Settings,
-    Verdict,
-    VerificationFailed,
-    Version,
-    digest,
-    home,
-)
+from deploy_ext.core import DeployError, InvalidRequest, Settings, VerificationFailed, digest, home
+from deploy_ext.records import Check, Event, Verdict, Version
 from deploy_ext.registry import Registry
 
 HERE = Path(__file__).parent
@@ -324,7 +314,8 @@ def run(script: str, folder: Path, *before: str) -> subprocess.CompletedProcess[
 
 NAMES = """
 import os, sys
-from deploy_ext.core import DeployError, Event
+from deploy_ext.core import DeployError
+from deploy_ext.records import Event
 from deploy_ext.registry import Registry
 try:
     Registry().{call}
@@ -366,7 +357,8 @@ def test_a_full_disk_is_told_and_nothing_is_half_made(tmp_path: Path, bundle: Bu
 import resource, signal
 from pathlib import Path
 from deploy_ext.bundle import open_bundle
-from deploy_ext.core import DeployError, Event
+from deploy_ext.core import DeployError
+from deploy_ext.records import Event
 from deploy_ext.registry import Registry
 registry, bundle = Registry(), open_bundle({str(bundle.folder)!r})
 log = lambda: registry.log(bundle.folder, bundle, provenance={{}}, event=Event("register", "flights"))
@@ -391,7 +383,8 @@ assert registry.verify("flights") == []
 WORKER = """
 import sys
 from deploy_ext.bundle import open_bundle
-from deploy_ext.core import Event, Settings
+from deploy_ext.core import Settings
+from deploy_ext.records import Event
 from deploy_ext.registry import Registry
 what, uri, experiment, name, arg, number = sys.argv[1:]
 registry = Registry(uri or None, Settings(experiment=experiment))

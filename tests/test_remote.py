@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,28 @@ def test_a_promotion_that_fails_midway_is_taken_back(rule: str, place: str, behi
         deploy_ext.promote("flights/3", reason="x")
     assert "\n" not in str(caught.value)
     assert running() == (1, 1) and standing(machine) == before
+    assert Registry().verify("flights") == []
+
+
+def test_two_promotions_do_not_overtake_each_other(behind: Proxy) -> None:
+    """The first to move the alias is held up until the other one has written its event, or for as long as that waits."""
+    deploy_ext.up("flights")
+    moves, written = [], threading.Event()
+
+    def rule(method: str, path: str) -> str:
+        if method == "POST" and "registered-models/alias" in path:
+            moves.append(path)
+            if len(moves) == 1:
+                written.wait(3)
+        elif method == "POST" and "runs/create" in path:
+            written.set()
+        return "pass"
+
+    behind.rule = rule
+    with ThreadPoolExecutor() as both:
+        names = ["flights/2", "flights/3"]
+        list(both.map(lambda name: deploy_ext.promote(name, reason="race", force=True), names))
+    assert len(moves) == 2 and running() == (champion(), champion())
     assert Registry().verify("flights") == []
 
 

@@ -20,7 +20,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from sklearn.linear_model import LogisticRegression
 
 from deploy_ext.card import card
-from deploy_ext.core import Check, Endpoint, Event, InvalidRequest, NotebookFailed, Verdict, Version, settings
+from deploy_ext.core import InvalidRequest, NotebookFailed, settings
+from deploy_ext.records import Check, Endpoint, Event, Verdict, Version
 from deploy_ext.registry import Registry
 from deploy_ext.report import fill, serve, write
 from deploy_ext.targets import down, status

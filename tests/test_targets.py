@@ -27,17 +27,16 @@ from deploy_ext.bundle import open_bundle
 from deploy_ext.contract import Contract
 from deploy_ext.core import (
     ContractViolated,
-    Endpoint,
     EndpointFailed,
     InvalidRequest,
     Settings,
     TimedOut,
     VerificationFailed,
-    Version,
     home,
     now,
 )
 from deploy_ext.processes import born, file_of, find, keep, launch
+from deploy_ext.records import Endpoint, Version
 
 pytestmark = pytest.mark.server
 FRAME, LATE = flights()
