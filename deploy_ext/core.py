@@ -237,7 +237,7 @@ def progress(title: str, steps: int) -> Iterator[typing.Callable[[str], None]]:
 
     shape = "{desc} {n}/{total} |{bar:20}| {elapsed}"
     file = sys.stdout if "ipykernel" in sys.modules else sys.stderr
-    with tqdm(total=steps, desc=title, delay=2, leave=False, file=file, bar_format=shape) as bar:
+    with tqdm(total=steps, desc=title, delay=2, leave=False, file=file, bar_format=shape, disable=None) as bar:
 
         def begin(step: str) -> None:
             bar.set_description_str(f"{title}: {step}", refresh=False)

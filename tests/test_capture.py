@@ -6,11 +6,9 @@ import importlib
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from bundles import cell, flights, reseal, write
@@ -146,15 +144,6 @@ def test_data_digest_of_all_types_and_containers() -> None:
 def test_data_digest_tells_order(rows: list[tuple[int, str]]) -> None:
     frame = pd.DataFrame(rows, columns=["n", "c"])
     assert (data_digest(frame) == data_digest(frame[::-1])) == (rows == rows[::-1])
-
-
-def test_data_digest_is_quick() -> None:
-    rng = np.random.default_rng(0)
-    frame = pd.DataFrame(rng.normal(size=(250_000, 12)), columns=[f"x{i}" for i in range(12)])
-    frame = frame.assign(**{f"c{i}": rng.choice(["AA", "UA", "DL"], 250_000) for i in range(3)})
-    began = time.perf_counter()
-    data_digest(frame)
-    assert time.perf_counter() - began < 3  # 0.25 s on a quiet machine
 
 
 def test_dvc_file_folder_lock_and_garbage(tmp_path: Path) -> None:

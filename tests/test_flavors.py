@@ -185,19 +185,19 @@ print(len(model.predict(model.input_example)))
 
 def test_it_loads_without_deploy_ext(tmp_path: Path) -> None:
     project = tmp_path / "project"
-    (project / "shop").mkdir(parents=True)
-    (project / "shop" / "__init__.py").write_text("")
-    (project / "shop" / "prices.py").write_text("def double(frame):\n    return frame * 2\n")
+    (project / "corner_shop").mkdir(parents=True)
+    (project / "corner_shop" / "__init__.py").write_text("")
+    (project / "corner_shop" / "prices.py").write_text("def double(frame):\n    return frame * 2\n")
     sys.path.insert(0, str(project))
     try:
-        from shop.prices import double  # type: ignore[import-not-found]
+        from corner_shop.prices import double  # type: ignore[import-not-found]
 
         X = every_type()[["plain", "whole"]]
         model = make_pipeline(FunctionTransformer(double), LinearRegression()).fit(X, X.plain)
         save(model, tmp_path / "code", X, CLOUDPICKLE, code=project)
     finally:
         sys.path.remove(str(project))
-        for module in [m for m in sys.modules if m.split(".")[0] == "shop"]:
+        for module in [m for m in sys.modules if m.split(".")[0] == "corner_shop"]:
             del sys.modules[module]
     save(of_a_notebook(), tmp_path / "object", X)
     for kind in ("code", "object"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,9 +158,7 @@ def test_tab_over_the_protocol(opened: Kernel, tmp_path: Path) -> None:
         "%deploy help prom": ["promote"],
     }
     for source, expected in offers.items():
-        began = time.perf_counter()
         assert opened.tab(source)[: len(expected) or None] == expected, source
-        assert time.perf_counter() - began < 0.1, source
     for source in ("%%deploy gates flights\nregi", "print('%deploy regi", "# %deploy regi", "regi"):
         assert "register" not in opened.tab(source)
     assert "train" in opened.tab("x = tra")
