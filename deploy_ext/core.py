@@ -236,8 +236,9 @@ def progress(title: str, steps: int) -> Iterator[typing.Callable[[str], None]]:
     from tqdm import tqdm
 
     shape = "{desc} {n}/{total} |{bar:20}| {elapsed}"
-    file = sys.stdout if "ipykernel" in sys.modules else sys.stderr
-    with tqdm(total=steps, desc=title, delay=2, leave=False, file=file, bar_format=shape, disable=None) as bar:
+    notebook = "ipykernel" in sys.modules
+    look: Any = {"file": sys.stdout if notebook else sys.stderr, "disable": False if notebook else None}  # None: no tty
+    with tqdm(total=steps, desc=title, delay=2, leave=False, bar_format=shape, **look) as bar:
 
         def begin(step: str) -> None:
             bar.set_description_str(f"{title}: {step}", refresh=False)
