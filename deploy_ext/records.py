@@ -68,10 +68,11 @@ def cell(value: Any) -> str:
 
 
 def text_table(title: str, rows: Sequence[Mapping[str, Any]], notes: str = "") -> str:
-    """`rows` as aligned columns under a title."""
+    """`rows` as aligned columns under a title; a column called "" leaves the head away, for tables of two columns."""
     lines = [title] if title else []
     if rows:
-        cells = [list(rows[0]), *([cell(v) for v in row.values()] for row in rows)]
+        head = [] if "" in rows[0] else [list(rows[0])]
+        cells = [*head, *([cell(v) for v in row.values()] for row in rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines += ["  ".join(v.ljust(w) for v, w in zip(r, widths, strict=True)).rstrip() for r in cells]
     return "\n".join(lines + ([notes] if notes else []))
@@ -92,7 +93,8 @@ def html_table(title: str, rows: Sequence[Mapping[str, Any]], notes: str = "") -
 
     names = "".join(f'<th style="text-align:left">{html.escape(k)}</th>' for k in rows[0]) if rows else ""
     body = "".join(f"<tr>{''.join(td(v) for v in row.values())}</tr>" for row in rows)
-    table = f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
+    top = f"<thead><tr>{names}</tr></thead>" if rows and "" not in rows[0] else ""
+    table = f"<table>{top}<tbody>{body}</tbody></table>" if rows else ""
     foot = f"<p><small>{html.escape(notes)}</small></p>" if notes else ""
     head = f"<p><b>{html.escape(title)}</b></p>" if title else ""
     return f'<div class="deploy-ext">{head}{table}{foot}</div>'

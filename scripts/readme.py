@@ -18,14 +18,16 @@ def shown(cell: dict) -> str:
 
 def story(notebook: dict) -> str:
     """Every cell that says a sentence to deploy_ext, with its answer."""
-    parts = []
+    parts, heading = [], ""
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
-        if cell["cell_type"] == "code" and "%deploy" in source:
+        if cell["cell_type"] == "markdown" and (found := re.match(r"## (.+)", source)):
+            heading = f"**{found[1]}**\n\n"
+        elif cell["cell_type"] == "code" and "%deploy" in source:
             answer = shown(cell)
-            parts.append(f"```\n{source.strip()}\n```\n" + (f"```text\n{answer}\n```\n" if answer else ""))
-        elif cell["cell_type"] == "markdown" and (heading := re.match(r"## (.+)", source)):
-            parts.append(f"**{heading[1]}**\n")
+            told = f"```text\n{answer}\n```\n" if answer else ""
+            parts.append(f"{heading}```\n{source.strip()}\n```\n{told}")
+            heading = ""
     return "\n".join(parts)
 
 
