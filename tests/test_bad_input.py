@@ -460,16 +460,13 @@ def test_a_worker_killed(story: Path) -> None:
 
 
 def test_a_kernel_restarted(story: Path) -> None:
-    """One process brings up, and is gone; another one sees, asks, moves and ends."""
+    """One process brings up, and is gone; this one sees, moves, asks and ends."""
     url = said("import deploy_ext; print(deploy_ext.up('flights').url)")
     (seen,) = deploy_ext.status()
     assert (seen.url, seen.state, seen.version) == (url, "ready", 1)
     deploy_ext.promote("flights/3", reason="after the restart")
-    told = said(
-        "import deploy_ext; from stories import *; print(deploy_ext.predict('flights', flights()[COLUMNS]).version[0])"
-    )
-    assert told == "3"
-    assert said("import deploy_ext; print(deploy_ext.down('flights').state)") == "down"
+    assert set(deploy_ext.predict("flights", X).version) == {3}
+    assert deploy_ext.down("flights").state == "down"
     assert len(deploy_ext.status()) == 0 and not processes(story)
 
 
@@ -525,27 +522,3 @@ def test_two_register_the_same_new_name_at_once(story: Path) -> None:
     assert [e.to for e in deploy_ext.history("twins", verify=True)] in (["1", "2"], ["2", "1"])
     for version in ("twins/1", "twins/2"):
         assert deploy_ext.validate(version, FRAME, "late").passed
-
-
-PROMOTE = """
-import sys, deploy_ext
-deploy_ext.status()
-print(flush=True)
-sys.stdin.readline()
-for version in sys.argv[1:]:
-    deploy_ext.promote("flights/" + version, reason="race", force=True)
-"""
-
-
-def test_two_promote_at_once(story: Path) -> None:
-    deploy_ext.up("flights")
-    both = [script(PROMOTE, *versions) for versions in (["2", "1", "2"], ["3", "1", "3"])]
-    for process in both:
-        assert process.stdout
-        process.stdout.readline()
-    told = [p.communicate("go\n", timeout=240) for p in both]
-    assert [p.returncode for p in both] == [0, 0], told
-    (running,), champion = deploy_ext.status(), Registry().version("flights").version
-    assert running.version == champion
-    deploy_ext.history("flights", verify=True)
-    deploy_ext.down("flights")

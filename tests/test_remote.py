@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from servers import Proxy, alive, free_port, proxy
-from stories import COLUMNS, GATES, flights, good, nothing_made, post, processes, said, script, state, tell, until
+from stories import COLUMNS, GATES, flights, good, nothing_made, post, processes, script, state, tell, until
 
 import deploy_ext
 from deploy_ext.core import DeployError, home
@@ -98,20 +98,15 @@ def test_the_story_from_a_machine_that_never_saw_the_bundles(machine: str) -> No
     assert not (home() / "mlflow.db").exists() and not (home() / "artifacts").exists()
 
 
-LOADED = """
-import sys, mlflow
-from stories import flights, COLUMNS
-mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.sklearn.load_model("models:/flights/1")
-info = mlflow.models.get_model_info("models:/flights@champion")
-assert info.signature.inputs.input_names() == COLUMNS, info.signature
-assert info.saved_input_example_info
-print(*model.predict(flights(1)[COLUMNS].head(20)))
-"""
-
-
 def test_mlflow_loads_what_we_registered(machine: str) -> None:
-    assert said(LOADED, machine).split() == [str(p) for p in good(C=0.01).predict(ROWS)]
+    from mlflow.models import get_model_info
+    from mlflow.sklearn import load_model
+
+    model = load_model("models:/flights/1")
+    assert model.predict(ROWS).tolist() == good(C=0.01).predict(ROWS).tolist()
+    info = get_model_info("models:/flights@champion")
+    assert info.signature and info.signature.inputs.input_names() == COLUMNS
+    assert info.saved_input_example_info
 
 
 def test_mlflow_serves_what_we_registered(machine: str, tmp_path: Path) -> None:
@@ -141,17 +136,13 @@ def test_mlflow_serves_what_we_registered(machine: str, tmp_path: Path) -> None:
         server.wait(30)
 
 
-OTHERS = """
-import sys, mlflow
-from stories import flights, COLUMNS, good
-mlflow.set_tracking_uri(sys.argv[1])
-how = {"pip_requirements": ["scikit-learn"], "serialization_format": "cloudpickle"}
-mlflow.sklearn.log_model(good(), name="m", registered_model_name="other", **how)
-"""
-
-
 def test_a_model_of_others_is_adopted(machine: str) -> None:
-    said(OTHERS, machine)
+    from mlflow import start_run
+    from mlflow.sklearn import log_model
+
+    how: dict[str, Any] = {"pip_requirements": ["scikit-learn"], "serialization_format": "cloudpickle"}
+    with start_run():
+        log_model(good(), name="m", registered_model_name="other", **how)
     version = deploy_ext.register("models:/other/1", "adopted", UNSEEN, "late", purpose="taken over")
     assert (str(version), version.runtime, version.runs_code) == ("adopted/1", "pyfunc", True)
     assert deploy_ext.validate("adopted", UNSEEN, "late").passed
@@ -193,8 +184,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("rule", ["refuse", "drop"])
+@pytest.mark.parametrize(("rule", "place"), [("refuse", "the ledger"), ("drop", "the alias")])
 def test_a_promotion_that_fails_midway_is_taken_back(rule: str, place: str, behind: Proxy, machine: str) -> None:
     deploy_ext.up("flights")
     before = standing(machine)
@@ -209,7 +199,7 @@ def test_a_promotion_that_fails_midway_is_taken_back(rule: str, place: str, behi
 
 
 def test_two_promotions_do_not_overtake_each_other(behind: Proxy) -> None:
-    """The first to move the alias is held up until the other one has written its event, or for as long as that waits."""
+    """The first to move the alias is held up until the other has written its event; that one has to wait for it."""
     deploy_ext.up("flights")
     moves, written = [], threading.Event()
 
@@ -270,10 +260,8 @@ def test_a_registration_killed_at_the_server(behind: Proxy, machine: str) -> Non
     killed("model-versions/create", 1)
     with contextlib.suppress(DeployError):
         assert Registry().versions("killed") == []
-    version = deploy_ext.register(good(), "killed", UNSEEN, "late")
-    assert str(version) == "killed/1" and Registry().verify("killed") == []
     killed("runs/create", 2)
-    assert [str(v) for v in Registry().versions("killed")] == ["killed/1", "killed/2"]
+    assert [str(v) for v in Registry().versions("killed")] == ["killed/1"]
+    assert str(deploy_ext.register(good(), "killed", UNSEEN, "late")) == "killed/2"
     (told,) = Registry().verify("killed")
-    assert "killed/2" in told or "version 2" in told
-    assert str(deploy_ext.register(good(), "killed", UNSEEN, "late")) == "killed/3"
+    assert "version 1" in told

@@ -78,7 +78,7 @@ def test_a_killed_registration_leaves_no_version(story: Path) -> None:
     (left,) = after.pop("temporary")
     assert before.pop("temporary") == [] and after == before
     shutil.rmtree(Path(os.environ["TMPDIR"]) / left)
-    assert said(REGISTER) == "4"
+    assert str(deploy_ext.register(good(), "flights", FRAME, "late")) == "flights/4"
     assert Registry().verify("flights") == []
 
 
@@ -317,7 +317,7 @@ def test_a_project_that_was_moved(story: Path, tmp_path_factory: pytest.TempPath
     was.rename(now)
     monkeypatch.setenv("DEPLOY_EXT_PROJECT", str(now))
     shutil.rmtree(now / ".deploy" / "bundles")
-    for verb in (lambda: deploy_ext.up("flights"), lambda: deploy_ext.register(good(), "flights", FRAME, "late")):
+    for verb in (lambda: deploy_ext.up("flights"), lambda: deploy_ext.history("flights")):
         with pytest.raises(InvalidRequest, match="the project was moved here from") as caught:
             verb()
         assert str(caught.value).endswith(f"Lead there: ln -s {now} {was}") and not was.exists()
