@@ -102,7 +102,7 @@ def test_mlflow_loads_what_we_registered(machine: str) -> None:
     from mlflow.models import get_model_info
     from mlflow.sklearn import load_model
 
-    model = load_model("models:/flights/1")
+    model: Any = load_model("models:/flights/1")
     assert model.predict(ROWS).tolist() == good(C=0.01).predict(ROWS).tolist()
     info = get_model_info("models:/flights@champion")
     assert info.signature and info.signature.inputs.input_names() == COLUMNS
