@@ -20,7 +20,7 @@ _BY_MODULE = {
     "functools": "partial",
     "numpy": "dtype number nan_to_num mean median min max sum",
     "scipy._lib.array_api_compat.numpy._aliases": "asarray",
-    "scipy.interpolate._bsplines": "BSpline",
+    "scipy.interpolate._bsplines": "BSpline _BSpline",
     "scipy.sparse._csc": "csc_array csc_matrix",
     "scipy.sparse._csr": "csr_array csr_matrix",
     "scipy.stats._continuous_distns": "expon_gen norm_gen reciprocal_gen uniform_gen",

@@ -100,7 +100,8 @@ def port_of(endpoint: Endpoint) -> int:
 
 def script(code: str, **names: Any) -> subprocess.Popen[str]:
     """`code` in another process of the same project, in a process group of its own, as a kernel is."""
-    head = "from pathlib import Path\nfrom deploy_ext import targets\nfrom deploy_ext.core import *\n"
+    head = "from pathlib import Path\nfrom deploy_ext import targets\n"
+    head += "from deploy_ext.core import *\nfrom deploy_ext.records import *\n"
     head += "".join(f"{name} = {value!r}\n" for name, value in names.items())
     return subprocess.Popen(
         [sys.executable, "-c", head + code], stdout=subprocess.PIPE, text=True, start_new_session=True
