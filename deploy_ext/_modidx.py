@@ -521,6 +521,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'deploy_ext.registry.Catalog.aliases': ('registry.html#catalog.aliases', 'deploy_ext/registry.py'),
                                      'deploy_ext.registry.Catalog.latest': ('registry.html#catalog.latest', 'deploy_ext/registry.py'),
                                      'deploy_ext.registry.Catalog.names': ('registry.html#catalog.names', 'deploy_ext/registry.py'),
+                                     'deploy_ext.registry.Catalog.reach': ('registry.html#catalog.reach', 'deploy_ext/registry.py'),
                                      'deploy_ext.registry.Catalog.refs': ('registry.html#catalog.refs', 'deploy_ext/registry.py'),
                                      'deploy_ext.registry.Catalog.set_alias': ('registry.html#catalog.set_alias', 'deploy_ext/registry.py'),
                                      'deploy_ext.registry.Catalog.version': ('registry.html#catalog.version', 'deploy_ext/registry.py'),

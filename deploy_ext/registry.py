@@ -141,6 +141,10 @@ class Catalog:
             return versions[-1]
         raise InvalidRequest(f"{name} has no version of ours. Register one: register MODEL --name {name} --data DATA")
 
+    def reach(self) -> None:
+        """Raises `DeployError` when the registry does not answer: before work of seconds, and not after it."""
+        self.store.call("search_experiments", max_results=1)
+
     def names(self) -> list[str]:
         """The names of all registered models."""
         return sorted(m.name for m in self.store.pages("search_registered_models"))

@@ -126,6 +126,7 @@ def register(
     with progress(f"register {name}", 4) as step, tempfile.TemporaryDirectory(prefix="deploy_ext-") as tmp:
         folder = Path(tmp) / name
         step("contract")
+        registry.reach()
         fitted = registry.adopt(model, folder) if isinstance(model, str) else predictor(model)
         output, called = describe_output(fitted, features), getattr(truth, "name", None)
         fitted_on(fitted, features)
