@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+BAR = re.compile(r"[^\r\n]* \d+/\d+ \|[█▏▎▍▌▋▊▉ ]+\|[^\r\n]*")  # as core.progress draws it
 BEGIN, END = "<!-- the story, written by scripts/readme.py from an executed demo -->", "<!-- end of the story -->"
 
 
@@ -13,7 +14,8 @@ def shown(cell: dict) -> str:
     """The plain text that a cell showed, without progress bars."""
     texts = [out["data"]["text/plain"] for out in cell["outputs"] if "text/plain" in out.get("data", {})]
     texts += [out["text"] for out in cell["outputs"] if out.get("name") == "stdout"]
-    return "\n".join("".join(text).rstrip() for text in texts)
+    plain = [BAR.sub("", "".join(text)).strip("\r\n ") for text in texts]
+    return "\n".join(text for text in plain if text)
 
 
 def story(notebook: dict) -> str:
