@@ -11,19 +11,18 @@ Prints a table; exits 1 when a limit is missed. Run it on a quiet machine: .venv
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from machine import machine
 
 ROUNDS = 5
 TICK = 0.005  # seconds between two looks at the stack
@@ -147,16 +146,6 @@ def measure(folder: Path) -> Steps:
     return steps
 
 
-def machine() -> str:
-    """Where and when this was measured, and with what."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    names = ("deploy_ext", "mlflow", "scikit-learn", "pandas", "numpy", "skops")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    when = datetime.now(UTC).strftime("%Y-%m-%d")
-    return f"{when}, {os.cpu_count()} cores of {cpu}, Python {platform.python_version()}\n{versions}"
-
-
 def report(steps: Steps) -> int:
     """The table; how many limits were missed."""
     allowed = steps.median("log_model") + steps.median("reload")
@@ -187,7 +176,7 @@ def main() -> int:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         os.chdir(tmp)
         steps = measure(Path(tmp))
-    print(machine())
+    print(machine("deploy_ext", "mlflow", "scikit-learn", "pandas", "numpy", "skops"))
     return int(report(steps) > 0)
 
 

@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 
+from machine import machine
+
 LIMIT = 0.15  # seconds
 STARTS = 10
 LINES = ("pass", "%load_ext deploy_ext")
@@ -38,6 +40,7 @@ def main() -> int:
         for _ in range(STARTS):
             for line in LINES:
                 times[line].append(seconds(line, home))
+    print(machine("deploy_ext", "ipython"))
     print(f"{'ipython -c':<24}{'median s':>10}{'least s':>10}{'most s':>10}")
     for line, seen in times.items():
         print(f"{line:<24}{statistics.median(seen):>10.3f}{min(seen):>10.3f}{max(seen):>10.3f}")
