@@ -12,7 +12,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from bundles import cell, flights, write
 from sklearn.linear_model import LogisticRegression
+from stories import until
 
 from deploy_ext.core import EndpointFailed
 from deploy_ext.serve.protocol import write_request
@@ -64,15 +65,6 @@ class Fickle(Strange):
     def predict(self, X):
         return np.array(["late" if "bundles" in sys.modules else "on time"] * len(X))
 """
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    """What `condition` gives as soon as it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.01)
-    return found
 
 
 def stat(pid: int) -> list[str]:
@@ -219,7 +211,7 @@ def test_no_request_fails_while_versions_change(server: Server, releases: dict[s
         began = [len(c.versions) for c in clients]
         late = Client(server.address, keep_alive=True)
         late.start()
-        wait_for(
+        until(
             lambda began=began, late=late: (
                 all(len(c.versions) > n + 1 for c, n in zip(clients, began, strict=True)) and late.versions
             )
@@ -267,7 +259,7 @@ def test_workers_end_with_a_killed_supervisor(tmp_path: Path, releases: dict[str
         worker = server.worker
         server.process.kill()
         server.process.wait()
-        wait_for(lambda: gone(worker), 5)
+        until(lambda: gone(worker), 5)
         listen(*server.address).close()  # the port is free again
 
 
@@ -324,11 +316,11 @@ def test_it_keeps_trying_and_says_why(tmp_path: Path, releases: dict[str, Releas
     with serving(tmp_path, Release(str(folder), 1, releases["good1"].digest)) as server:
         folder.rename(tmp_path / "away")
         os.kill(server.worker, signal.SIGKILL)
-        wait_for(lambda: "is no bundle" in order(server.control)["failure"])
+        until(lambda: "is no bundle" in order(server.control)["failure"])
         status, told = server.ask()
         assert status == 503 and "is no bundle" in told["error"] and told["model_version"] == "1"
         (tmp_path / "away").rename(folder)
-        wait_for(lambda: server.ask()[0] == 200)
+        until(lambda: server.ask()[0] == 200)
         assert order(server.control)["restarts"] == 1
 
 
@@ -337,7 +329,7 @@ def test_a_swap_mends_what_keeps_crashing(server: Server, releases: dict[str, Re
     for _ in range(5):
         with contextlib.suppress(OSError, http.client.HTTPException):
             server.ask(hour=2)
-    wait_for(lambda: "in a row" in order(server.control)["failure"])
+    until(lambda: "in a row" in order(server.control)["failure"])
     assert order(server.control, releases["good1"], timeout=30)["failure"] == ""
     assert server.ask(hour=2)[0] == 200
 

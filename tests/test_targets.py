@@ -11,8 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pytest
 from bundles import flights, reseal, write
 from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import LogisticRegression
+from stories import until
 
 from deploy_ext import processes, targets
 from deploy_ext.bundle import open_bundle
@@ -65,14 +65,6 @@ def nothing_left(_project: None) -> Iterator[None]:
     yield
     for running in processes.find_all():
         targets.down(running.endpoint.name, SETTINGS)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.01)
-    return found
 
 
 def supervisors(folder: Path) -> list[int]:
@@ -173,10 +165,10 @@ def test_two_processes_bring_up_one_endpoint(made: dict[int, tuple[Path, Version
 def test_a_killed_supervisor_is_seen_and_mended(made: dict[int, tuple[Path, Version]], contract: Contract) -> None:
     up = targets.up(*made[1], "champion", SETTINGS)
     os.kill(up.pid or 0, signal.SIGKILL)
-    wait_for(lambda: targets.status("flights")[0].state == "dead", 5)
+    until(lambda: targets.status("flights")[0].state == "dead", 5)
     (dead,) = targets.status("flights")
     assert dead.pid is None and "deploy up flights" in dead.detail
-    wait_for(lambda: not supervisors(home()), 5)
+    until(lambda: not supervisors(home()), 5)
     with pytest.raises(EndpointFailed, match="Run: deploy up flights"):
         targets.ask(up, ROW, contract, 10)
     with pytest.raises(EndpointFailed, match=r"is dead. Run: deploy up flights"):
@@ -188,7 +180,7 @@ def test_a_killed_supervisor_is_seen_and_mended(made: dict[int, tuple[Path, Vers
 def test_a_dead_endpoint_goes_elsewhere_when_its_port_is_taken(made: dict[int, tuple[Path, Version]]) -> None:
     up = targets.up(*made[1], "champion", SETTINGS)
     os.kill(up.pid or 0, signal.SIGKILL)
-    with wait_for(lambda: free(port_of(up))):
+    with until(lambda: free(port_of(up))):
         mended = targets.up(*made[1], "champion", SETTINGS)
         assert mended.state == "ready" and mended.url != up.url
 
@@ -256,10 +248,10 @@ def test_a_version_that_does_not_start_leaves_the_old_one(
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_up_leaves_nothing(made: dict[int, tuple[Path, Version]], how: int) -> None:
     kernel = up_elsewhere(made, 1)
-    wait_for(lambda: supervisors(home()))
+    until(lambda: supervisors(home()))
     os.kill(kernel.pid, how)
     kernel.communicate()
-    wait_for(lambda: not supervisors(home()))
+    until(lambda: not supervisors(home()))
     assert targets.status() == []
     assert targets.up(*made[1], "champion", SETTINGS).state == "ready"
 
@@ -271,7 +263,7 @@ def test_a_degraded_endpoint_says_why_and_up_mends_it(made: dict[int, tuple[Path
     shutil.rmtree(folder)
     (worker,) = set(supervisors(home())) - {up.pid}
     os.kill(worker, signal.SIGKILL)
-    seen = wait_for(lambda: [e for e in targets.status() if "is no bundle" in e.detail])[0]
+    seen = until(lambda: [e for e in targets.status() if "is no bundle" in e.detail])[0]
     assert (seen.state, seen.pid) == ("degraded", up.pid)
     mended = targets.up(*made[1], "champion", SETTINGS)
     assert (mended.state, mended.pid, mended.detail) == ("ready", up.pid, "")
@@ -344,7 +336,7 @@ def test_other_servers_are_launched_seen_and_ended(tmp_path: Path) -> None:
     assert targets.status()[0].state == "degraded"
     os.kill(up.pid or 0, signal.SIGCONT)
     assert targets.down("flights-report", SETTINGS).state == "down"
-    wait_for(lambda: not born(up.pid or 0) and not born(child), 5)
+    until(lambda: not born(up.pid or 0) and not born(child), 5)
 
 
 def test_a_launch_that_fails_shows_the_log() -> None:
@@ -374,7 +366,7 @@ def test_a_swap_seen_by_a_client_that_predicts(made: dict[int, tuple[Path, Versi
         before = len(answered)
         targets.swap("flights", *made[number], SETTINGS)
         done = len(answered)
-        wait_for(lambda done=done: len(answered) > done + 3)
+        until(lambda done=done: len(answered) > done + 3)
         assert set(answered[done + 1 :]) == {number} and done > before
     stop.set()
     client.join()
