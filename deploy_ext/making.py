@@ -87,7 +87,7 @@ def make(model: Any, contract: Contract, features: Any, truth: Any, folder: Path
         runtime = "pyfunc"
         sign(folder, contract)
     else:
-        code = known.needs.copy(folder.parent)
+        code = known.needs.copy(folder.with_name(f".{folder.name}"))  # no model is called so
         runtime = save_flavor(model, folder, contract, asked[:5], list(known.needs.requirements), how, code)
     profile, example = measure(features, answers.prediction), make_example(contract, asked, answers)
     parts: Any = {"serialization": how, "contract": contract, "profile": profile, "example": example}
