@@ -161,6 +161,25 @@ class Settings:
     drain_timeout: float = 5.0  # seconds an old worker may take to finish what it holds
     verify_timeout: float = 300.0  # seconds the clean-process reload may take
     http_timeout: float = 30.0  # seconds a prediction request may take
+    tolerance: float = 1e-6  # how far a compiled form's probabilities or numbers may be from the model's
+    workers: int = 1  # processes that answer for one endpoint
+    cert: str | None = None  # the certificate chain (PEM) that endpoints show; with `cert_key` they speak TLS
+    cert_key: str | None = None  # its private key (PEM)
+    behind_proxy: bool = False  # a proxy in front of the endpoint ends TLS, so it may listen beyond loopback without
+    max_body: int = 32_000_000  # bytes of a request, also after decompression
+    max_rows: int = 100_000  # rows of a request
+    max_connections: int = 1_000  # open at once, of one worker
+    read_timeout: float = 20.0  # seconds a client may take to send a request once it began
+    answer_digits: int | None = None  # decimals of probabilities and numbers that a predict key is shown; None: all
+    labels_only: bool = False  # a predict key is shown no probabilities
+    journal: str = "on"  # off, on, fsync (survives a power cut too) or required (no answer that is not written)
+    journal_mb: float = 64.0  # megabytes after which a journal segment is closed ...
+    journal_hours: float = 1.0  # ... or hours
+    journal_days: float = 90.0  # how long the journal is kept
+    journal_gb: float = 10.0  # and how large one model's may become
+    journal_drop: tuple[str, ...] = ()  # columns that are not written
+    journal_hash: tuple[str, ...] = ()  # columns that are written as a salted hash
+    journal_round: tuple[str, ...] = ()  # numeric columns that are written rounded: age=10 writes tens
 
 
 def project(start: str | Path | None = None) -> Path:
