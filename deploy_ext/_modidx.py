@@ -323,6 +323,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'deploy_ext.grammar._Parser': ('grammar.html#_parser', 'deploy_ext/grammar.py'),
                                     'deploy_ext.grammar._Parser.error': ('grammar.html#_parser.error', 'deploy_ext/grammar.py'),
                                     'deploy_ext.grammar._known': ('grammar.html#_known', 'deploy_ext/grammar.py'),
+                                    'deploy_ext.grammar._next': ('grammar.html#_next', 'deploy_ext/grammar.py'),
                                     'deploy_ext.grammar._overview': ('grammar.html#_overview', 'deploy_ext/grammar.py'),
                                     'deploy_ext.grammar._path': ('grammar.html#_path', 'deploy_ext/grammar.py'),
                                     'deploy_ext.grammar._scalar': ('grammar.html#_scalar', 'deploy_ext/grammar.py'),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import re
 import types
@@ -86,7 +87,7 @@ def command(function: Callable[..., Any]) -> Command:
         required = p.default is inspect.Parameter.empty
         default = None if required else p.default
         options.append(Option(p.name, arg.help, arg.kind, convert, required, default, many, bare))
-    return Command(function.__name__.rstrip("_"), function, tuple(options))
+    return Command(function.__name__.rstrip("_").replace("_", " "), function, tuple(options))
 
 # %% ../nbs/45_grammar.ipynb #grammar-face-code
 @dataclass(frozen=True)
@@ -113,11 +114,15 @@ class Face:
         return next((o for o in cmd.options if self.cells and o.kind == "cell"), None)
 
 
-def find(face: Face, verb: str) -> Command:
-    """The command of a verb. Raises `InvalidRequest` naming the nearest one."""
-    if verb not in face.commands:
-        raise InvalidRequest(f"{face.prog}: unknown verb '{verb}'. {nearest(verb, face.commands)}", verb=verb)
-    return face.commands[verb]
+def find(face: Face, words: list[str]) -> tuple[Command, list[str]]:
+    """The command that `words` begin with, and the words after its verb. Raises `InvalidRequest` naming the nearest."""
+    for length in (2, 1):
+        if (verb := " ".join(words[:length])) in face.commands:
+            return face.commands[verb], words[length:]
+    if below := [known for known in face.commands if known.startswith(f"{words[0]} ")]:
+        raise InvalidRequest(f"{face.prog} {words[0]}: say one of: {', '.join(below)}.", verb=words[0])
+    hint = nearest(words[0], face.commands)
+    raise InvalidRequest(f"{face.prog}: unknown verb '{words[0]}'. {hint}", verb=words[0])
 
 # %% ../nbs/45_grammar.ipynb #grammar-parse-code
 class _Parser(argparse.ArgumentParser):
@@ -186,15 +191,15 @@ def asked_help(face: Face, words: list[str]) -> Help | None:
     if words and not asked:
         return None
     named = [w for w in words if w not in ("help", "--help", "-h")]
-    return Help(parser(face, find(face, named[0])).format_help() if named else _overview(face))
+    return Help(parser(face, find(face, named)[0]).format_help() if named else _overview(face))
 
 # %% ../nbs/45_grammar.ipynb #grammar-sentence-code
 def say(face: Face, words: list[str], body: str | None = None) -> Any:
     """Carry out a sentence: give the help it asks for, or find the verb, parse its words, make them values, call it."""
     if (told := asked_help(face, words)) is not None:
         return told
-    cmd = find(face, words[0])
-    values = parse(face, cmd, words[1:])
+    cmd, words = find(face, words)
+    values = parse(face, cmd, words)
     for o in face.options(cmd):  # in the order of the signature, so that a target can look into the data before it
         if values[o.name] is not None:
             values[o.name] = face.resolve(o, values[o.name], values)
@@ -223,15 +228,22 @@ def _wanted(options: list[Option], words: list[str]) -> Option | None:
 
 def completions(face: Face, words: list[str], begun: str) -> list[str]:
     """What may follow `words` when the next word has `begun`: verbs, options, or values of the right kind."""
-    if not words or words == ["help"]:
-        found = [*face.commands, *(() if words else ("help",))]
-    elif words[0] not in face.commands:
-        found = []
-    else:
-        options, said = face.options(face.commands[words[0]]), words[1:]
-        wanted = _wanted(options, said)
-        if wanted and not begun.startswith("-"):
-            found = list(face.suggest(wanted, said, begun))
-        else:
-            found = [o.flag for o in options if not o.positional and (o.many or o.flag not in said)]
-    return [word for word in found if word.startswith(begun)]
+    asked = words[1:] if words[:1] == ["help"] else words
+    verbs = [verb.split() for verb in face.commands]
+    found = [verb[len(asked)] for verb in verbs if verb[: len(asked)] == asked and len(verb) > len(asked)]
+    if not words:
+        found.append("help")
+    elif asked == words:
+        with contextlib.suppress(InvalidRequest):
+            cmd, said = find(face, words)
+            found += _next(face, cmd, said, begun)
+    return [word for word in dict.fromkeys(found) if word.startswith(begun)]
+
+
+def _next(face: Face, cmd: Command, said: list[str], begun: str) -> list[str]:
+    """What may follow when `said` are the words after the verb: a value of the right kind, or an option's name."""
+    options = face.options(cmd)
+    wanted = _wanted(options, said)
+    if wanted and not begun.startswith("-"):
+        return list(face.suggest(wanted, said, begun))
+    return [o.flag for o in options if not o.positional and (o.many or o.flag not in said)]
