@@ -1,0 +1,155 @@
+"""What the server says of itself: a document that validators accept, and a page that harms nobody."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import schemathesis
+from jsonschema import Draft202012Validator
+from schemathesis.core.result import Ok
+
+from deploy_ext.bundle import Answers, make_example
+from deploy_ext.contract import infer
+from deploy_ext.output import Output
+from deploy_ext.serve.openapi import OPERATIONS, docs, openapi
+from deploy_ext.serve.protocol import Served
+
+ROWS = 12
+OUTPUTS = {
+    "labels": Output("classification", ("late", "on time"), "string", True),
+    "numbers": Output("classification", (0, 1, 2), "int", False),
+    "truth": Output("classification", (False, True), "bool", True),
+    "regression": Output("regression"),
+}
+HOSTILE = (
+    "</script><script>document.title='taken'</script>",
+    "<img src=x onerror=\"document.title='taken'\">",
+    "{{policy}}",
+)
+
+
+def frame() -> pd.DataFrame:
+    """A column of every type, with gaps, closed sets, limits and long integers."""
+    numbers = np.arange(ROWS)
+    return pd.DataFrame(
+        {
+            "delay": np.where(numbers == 0, np.nan, numbers * 1.5),
+            "plane": 2**60 + numbers,
+            "carrier": pd.Categorical(["AA", "UA", "B6"] * 4),
+            "cancelled": numbers > 5,
+            "when": pd.date_range("2013-01-01", periods=ROWS, freq="h"),
+            "zone": pd.date_range("2013-01-01", periods=ROWS, freq="D", tz="UTC"),
+            "note": [f"a long text of several words, the {n}th of them,\nand of two lines" for n in numbers],
+            "gate": pd.Series(["A", None, "B"] * 4, dtype="string"),
+        }
+    )
+
+
+def example(contract: Any, data: pd.DataFrame) -> dict[str, Any]:
+    labels = contract.output.labels
+    wide = np.full((len(data), len(labels)), 1 / len(labels)) if contract.output.probabilities else None
+    return make_example(contract, data, Answers(np.array([labels[0] if labels else 1.5] * len(data)), wide))
+
+
+def document(output: str = "labels", keys: bool = True, data: pd.DataFrame | None = None) -> dict[str, Any]:
+    data = frame() if data is None else data
+    limits: dict[str, Any] = {"ranges": ["delay=-60..600"], "only": ["carrier"]} if "delay" in data else {}
+    contract = infer(data, OUTPUTS[output], **limits)
+    served = Served("flights", 3, "sha256:" + "ab12" * 16, "treelite", contract)
+    return json.loads(json.dumps(openapi(served, example(contract, data), keys), allow_nan=False))
+
+
+def references(node: Any) -> Iterator[str]:
+    """Every `$ref` below `node`."""
+    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from references(value)
+    if isinstance(node, dict) and "$ref" in node:
+        yield node["$ref"]
+
+
+def faults(told: dict[str, Any], schema: dict[str, Any], value: Any) -> list[str]:
+    """Why `value` is not what a schema of the document describes."""
+    return [e.message for e in Draft202012Validator(schema | {"components": told["components"]}).iter_errors(value)]
+
+
+# the document
+
+
+@pytest.mark.parametrize("keys", [True, False], ids=["keys", "open"])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_the_document_is_openapi(output: str, keys: bool) -> None:
+    told = document(output, keys)
+    schema = schemathesis.openapi.from_dict(told)
+    schema.validate()
+    assert [found for found in schema.get_all_operations() if not isinstance(found, Ok)] == []
+    for name in told["components"]["schemas"]:
+        Draft202012Validator.check_schema(told["components"]["schemas"][name])
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_every_example_is_what_its_schema_describes(output: str) -> None:
+    told, seen = document(output), 0
+    for path, item in told["paths"].items():
+        for method in item.keys() - {"parameters"}:
+            sent = item[method].get("requestBody", {"content": {}})["content"]
+            for media in [*sent.values(), *item[method]["responses"]["200"]["content"].values()]:
+                if "example" in media:
+                    seen += 1
+                    assert faults(told, media["schema"], media["example"]) == [], path
+    assert seen == 10
+    row = told["components"]["schemas"]["Row"]
+    for name, column in row["properties"].items():
+        assert all(faults(told, column, value) == [] for value in column["examples"]), name
+
+
+def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:
+    told = document()
+    used = set(references(told))
+    there = {f"#/components/{kind}/{name}" for kind in ("schemas", "responses") for name in told["components"][kind]}
+    assert used == there
+
+
+def test_a_row_tells_its_types_limits_and_examples() -> None:
+    row = document()["components"]["schemas"]["Row"]
+    delay = row["properties"]["delay"]
+    assert (delay["type"], delay["minimum"], delay["maximum"]) == (["number", "null"], -60, 600)
+    assert row["properties"]["carrier"]["enum"] == ["AA", "B6", "UA"]
+    assert row["properties"]["plane"]["examples"][1:] == [2**60, 2**60 + 11]
+    assert "seen in training: 2013-01-01T00:00:00 .. 2013-01-01T11:00:00" in row["properties"]["when"]["description"]
+    assert None not in row["examples"][0].values()
+
+
+def test_an_operation_asks_for_a_key_only_where_there_are_keys() -> None:
+    told = document(keys=True)
+    needed = {path for path, item in told["paths"].items() if "401" in statuses(item)}
+    assert told["components"]["securitySchemes"] == {"bearer": {"type": "http", "scheme": "bearer"}}
+    assert {"/invocations", "/v2/models/{name}/feedback", "/v2/repository/index"} <= needed
+    assert not needed & {"/ping", "/health", "/v2/health/ready", "/openapi.json", "/docs"}
+    assert not {"401", "403", "429"} & {s for item in document(keys=False)["paths"].values() for s in statuses(item)}
+    assert "security" not in json.dumps(document(keys=False)["paths"])
+
+
+def statuses(item: dict[str, Any]) -> list[str]:
+    return [status for method in item.keys() - {"parameters"} for status in item[method]["responses"]]
+
+
+def test_paths_of_a_model_exist_with_and_without_a_version() -> None:
+    paths = document()["paths"]
+    for suffix in ("", "/ready", "/infer", "/feedback"):
+        assert {f"/v2/models/{{name}}{suffix}", f"/v2/models/{{name}}/versions/{{version}}{suffix}"} <= paths.keys()
+    assert sum(len(operations) for operations in OPERATIONS.values()) + 4 == len(paths)
+
+
+# the page
+
+
+def test_the_page_names_no_other_address_and_lets_no_name_out_of_its_place() -> None:
+    data = pd.DataFrame({HOSTILE[0]: [1.0, 2.0, 3.0], "b": [HOSTILE[1], HOSTILE[2], HOSTILE[1]]})
+    page = docs(document(data=data)).decode()
+    assert page.count("</script>") == 2 and "<img" not in page and HOSTILE[2] in page
+    assert "http://" not in page and "https://" not in page and "default-src 'none'" in page
