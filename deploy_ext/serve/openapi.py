@@ -74,7 +74,7 @@ class Operation:
     summary: str
     answer: str
     body: str = ""
-    role: str = ""
+    role: str = ""  # any: it takes every key of the model
 
     @property
     def asks(self) -> bool:
@@ -98,8 +98,8 @@ OPERATIONS = {
         ),
     ),
     "model": (
-        Operation("GET /v2/models/{name}", "What it expects and answers", "Model"),
-        Operation("GET /v2/models/{name}/ready", "Is it ready?", "ModelReady"),
+        Operation("GET /v2/models/{name}", "What it expects and answers", "Model", "", "any"),
+        Operation("GET /v2/models/{name}/ready", "Is it ready?", "ModelReady", "", "any"),
     ),
     "server": (
         Operation("GET /v2", "Name, version and extensions", "Server"),
@@ -108,8 +108,8 @@ OPERATIONS = {
         Operation("GET /ping", "Is it alive? (MLflow)", "Stamp"),
         Operation("GET /health", "Is it alive? (MLflow)", "Stamp"),
         Operation("GET /version", "The version of its software", "Version"),
-        Operation("GET /metrics", "Figures for Prometheus", "text/plain"),
-        Operation("GET /openapi.json", "This document", "Document"),
+        Operation("GET /metrics", "Figures for Prometheus", "text/plain", "", "any"),
+        Operation("GET /openapi.json", "This document", "Document", "", "any"),
         Operation("GET /docs", "This document as a page", "text/html"),
     ),
     "repository": (
@@ -152,8 +152,10 @@ def _parameters(path: str, served: Served) -> dict[str, Any]:
 
 def _operation(operation: Operation, examples: Mapping[str, Any], keys: bool) -> dict[str, Any]:
     """The Operation object, without its id and tag."""
-    needed = f"Needs a key with the role {operation.role}." if keys and operation.role else ""
-    told: dict[str, Any] = {"summary": operation.summary, "description": needed}
+    told: dict[str, Any] = {"summary": operation.summary}
+    if keys and operation.role:
+        role = "any role" if operation.role == "any" else f"the role {operation.role}"
+        told["description"] = f"Needs a key with {role}."
     if keys and not operation.role:
         told["security"] = []
     if operation.body:
@@ -317,13 +319,13 @@ def openapi(served: Served, example: Mapping[str, Any], keys: bool) -> dict[str,
 
 # %% ../../nbs/33_serve_openapi.ipynb #openapi-page-code
 def docs(document: Mapping[str, Any]) -> bytes:
-    """One HTML page that shows the OpenAPI `document` and tries rows. It needs nothing from anywhere else."""
+    """One HTML page that shows the OpenAPI `document`, got from `openapi.json` beside it, and tries rows.
+
+    It needs nothing from anywhere else, and holds nothing of the document but title and version.
+    """
     page = files("deploy_ext.serve").joinpath("docs.html").read_text("utf-8")
-    holes = {
-        "title": html.escape(document["info"]["title"]),
-        "document": msgspec.json.encode(document).decode().replace("<", r"\u003c"),
-        "policy": _policy(page),
-    }
+    title = f"{document['info']['title']}, version {document['info']['version']}"
+    holes = {"title": html.escape(title), "policy": _policy(page)}
     return re.sub(r"{{(\w+)}}", lambda hole: holes[hole[1]], page).encode()
 
 
