@@ -150,6 +150,14 @@ def _parameters(path: str, served: Served) -> dict[str, Any]:
     return {"parameters": parameters} if parameters else {}
 
 
+_BINARY_HEADER = {
+    "name": "Inference-Header-Content-Length",
+    "in": "header",
+    "description": "With binary tensors: how many bytes of the body are JSON.",
+    "schema": {"type": "integer", "minimum": 0},
+}
+
+
 def _operation(operation: Operation, examples: Mapping[str, Any], keys: bool) -> dict[str, Any]:
     """The Operation object, without its id and tag."""
     told: dict[str, Any] = {"summary": operation.summary}
@@ -158,20 +166,27 @@ def _operation(operation: Operation, examples: Mapping[str, Any], keys: bool) ->
         told["description"] = f"Needs a key with {role}."
     if keys and not operation.role:
         told["security"] = []
+    if operation.body == "InferRequest":
+        told["parameters"] = [_BINARY_HEADER]
     if operation.body:
         told["requestBody"] = {"required": operation.asks, "content": _content(operation.body, examples)}
     answers = {"200": {"description": "The answer.", "content": _content(operation.answer, examples)}}
     return told | {"responses": answers | {str(e): _ref(str(e), "responses") for e in operation.errors(keys)}}
 
 
+_OTHER = {  # what else may be sent or asked for: CSV with a line of names, and V2 with binary tensors
+    "InvocationRequest": {"text/csv": {"schema": {"type": "string"}}},
+    "InferRequest": {"application/octet-stream": {}},
+    "InferResponse": {"application/octet-stream": {}},
+}
+
+
 def _content(kind: str, examples: Mapping[str, Any]) -> dict[str, Any]:
-    """The media types of a body: text as it is, JSON by its schema; rows may come as CSV too."""
+    """The media types of a body: text as it is, JSON by its schema and with its example."""
     if "/" in kind:
         return {kind: {"schema": {"type": "string"}}}
-    content = {"application/json": {"schema": _ref(kind)}}
-    if kind in examples:
-        content["application/json"]["example"] = examples[kind]
-    return content
+    shown = {"example": examples[kind]} if kind in examples else {}
+    return {"application/json": {"schema": _ref(kind), **shown}, **_OTHER.get(kind, {})}
 
 # %% ../../nbs/33_serve_openapi.ipynb #openapi-row-code
 def row_schema(served: Served, row: Mapping[str, Any]) -> dict[str, Any]:
