@@ -5,10 +5,11 @@
 # %% ../nbs/09_column.ipynb #column-imports
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['QUANTILES', 'KEPT', 'LONG', 'Bounds', 'Column', 'seen_text', 'describe', 'close', 'limit', 'judge', 'scan',
-           'column_array', 'cast', 'from_csv', 'schema']
+           'familiar', 'column_array', 'cast', 'from_csv', 'schema']
 
 # %% ../nbs/09_column.ipynb #column-record-code
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -295,6 +296,34 @@ def _outside(column: Column, values: Any, bounds: Bounds) -> np.ndarray:
         bad |= ~np.isin(values, list(bounds.members))
     gaps = values != values
     return np.asarray(bad & ~gaps if column.nullable else bad | gaps, dtype=bool)
+
+# %% ../nbs/09_column.ipynb #column-familiar-code
+def familiar(column: Column) -> Callable[[list[Any]], bool]:
+    """A quick test of JSON values, at least one: True only if each is certainly legal and was seen in training."""
+    kind, law, seen = column.kind[0], column.law, column.seen
+    if kind in ("float", "int") and seen.low is not None and law.members is None:
+        low = seen.low if law.low is None else max(seen.low, law.low)
+        high = seen.high if law.high is None else min(seen.high, law.high)
+        types = {int} if kind == "int" else {int, float}
+        known = partial(_inside, types, low, high)
+    elif kind in ("string", "bool", "int") and seen.members and law.low is None and law.high is None:
+        known = partial(_among, {str, bool, int} & {type(m) for m in seen.members}, seen.members)
+    else:
+        return lambda values: False
+    return partial(_but_gaps, known) if column.nullable else known
+
+
+def _inside(types: set[type], low: Any, high: Any, values: list[Any]) -> bool:
+    return types.issuperset(map(type, values)) and low <= min(values) and max(values) <= high and sum(values) < math.inf
+
+
+def _among(types: set[type], members: frozenset[Any], values: list[Any]) -> bool:
+    return types.issuperset(map(type, values)) and members.issuperset(values)
+
+
+def _but_gaps(known: Callable[[list[Any]], bool], values: list[Any]) -> bool:
+    present = [v for v in values if v is not None] if None in values else values
+    return not present or known(present)
 
 # %% ../nbs/09_column.ipynb #column-array-code
 def column_array(column: Column, values: Sequence[Any]) -> Any:

@@ -5,13 +5,26 @@
 # %% ../nbs/10_contract.ipynb #contract-imports
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .column import Column, cast, close, column_array, describe, from_csv, judge, limit, scan, schema
+from deploy_ext.column import (
+    Column,
+    cast,
+    close,
+    column_array,
+    describe,
+    familiar,
+    from_csv,
+    judge,
+    limit,
+    scan,
+    schema,
+)
 from .core import ContractViolated, InvalidRequest, nearest
 from .output import Output
 from .records import Record
@@ -56,6 +69,21 @@ class Contract(Record):
         """Legal values that training never saw: outside of the seen range, or in no known category."""
         table = data if isinstance(data, Mapping) else as_frame(data)
         return list(_scan(self, table, "seen"))
+
+    def familiar(self, columns: Mapping[str, list[Any]]) -> bool:
+        """Is each value certainly legal and seen in training? If not, `check` and `flags` look closely."""
+        if len(columns) != len(self.columns):
+            return False
+        rows = len(next(iter(columns.values())))
+        for name, known in self._known:
+            values = columns.get(name)
+            if not values or len(values) != rows or not known(values):
+                return False
+        return True
+
+    @cached_property
+    def _known(self) -> list[tuple[str, Callable[[list[Any]], bool]]]:
+        return [(c.name, familiar(c)) for c in self.columns]
 
     def require(self, data: Any) -> Any:
         """`data` as the model eats it: columns in order, exact dtypes, index kept. Raises `ContractViolated`."""

@@ -148,8 +148,8 @@ def _start(endpoint: Endpoint, folder: str | Path, version: Version, settings: S
     name, control, listener = endpoint.name, _control(endpoint.name), _socket(endpoint.name, settings)
     ours, theirs = socket.socketpair()
     with listener, ours, theirs:
-        times = settings.start_timeout, settings.drain_timeout
-        plan = Plan(version.name, _release(folder, version), control, listener.fileno(), theirs.fileno(), *times)
+        release = _release(folder, version)
+        plan = Plan(version.name, release, control, listener.fileno(), theirs.fileno(), settings)
         process = detach(name, plan.argv, THREADS, (plan.listener, plan.report))
         theirs.close()
         try:

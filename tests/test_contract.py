@@ -523,3 +523,23 @@ def test_a_column_shows_what_was_seen_and_what_is_law():
     assert "-60 .. 600" in shown
     assert "only these" in shown
     assert "<table>" in Column("x", "float", "float64")._repr_html_()
+
+
+# the quick look
+
+
+@QUICK
+@given(frames(), st.data())
+def test_what_is_familiar_has_neither_fault_nor_flag(frame, data):
+    contract = infer(frame, OUTPUT, nullable=data.draw(st.lists(st.sampled_from(list(frame.columns)), max_size=2)))
+    columns = contract.rows(frame)
+    for name in data.draw(st.lists(st.sampled_from(list(columns)), max_size=2)):
+        columns[name][data.draw(st.integers(0, len(frame) - 1))] = data.draw(JUNK | st.sampled_from(columns[name]))
+    if contract.familiar(columns):
+        assert contract.check(columns) == [] and contract.flags(columns) == []
+
+
+def test_rows_as_training_saw_them_are_familiar():
+    frame = pd.DataFrame({"a": [1.0, None], "b": [1, 2], "c": ["x", "y"], "d": [True, False]})
+    frame = pd.concat([frame] * 2, ignore_index=True)
+    assert infer(frame, OUTPUT).familiar(infer(frame, OUTPUT).rows(frame))

@@ -10,12 +10,15 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
 from deploy_ext.bundle import Answers
 from deploy_ext.contract import infer
 from deploy_ext.core import ContractViolated, DeployError, InvalidRequest
 from deploy_ext.output import Output
 from deploy_ext.serve import protocol
+from deploy_ext.serve.infer import read_infer, write_infer
+from deploy_ext.serve.invocation import read_invocation, write_invocation
 from deploy_ext.serve.protocol import Asked, Served
 
 FRAME = pd.DataFrame(
@@ -35,7 +38,7 @@ CONTRACT = infer(FRAME, Output("classification", ("no", "yes"), "string", True))
 SERVED = Served("flights", 3, "0" * 64, "sklearn", CONTRACT)
 ROWS = CONTRACT.rows(FRAME)
 KINDS = {c.name: protocol.datatype(c) for c in CONTRACT.columns}
-READERS = (protocol.read_infer, protocol.read_invocation)
+READERS = (read_infer, read_invocation)
 
 
 def tensors(**changes: Any) -> list[dict[str, Any]]:
@@ -47,24 +50,26 @@ def tensors(**changes: Any) -> list[dict[str, Any]]:
 def told(read: Any, body: Any) -> tuple[int, dict[str, Any]]:
     """Status and error body of a request that must be refused."""
     with pytest.raises(DeployError) as refused:
-        read(body if isinstance(body, bytes) else json.dumps(body).encode(), CONTRACT)
+        read(body if isinstance(body, bytes) else json.dumps(body).encode(), SERVED)
     status, answer = protocol.write_error(SERVED, refused.value)
     return status, json.loads(answer)
 
 
-def outcome(read: Any, body: bytes) -> Asked | None:
+def outcome(read: Any, body: bytes, *more: Any) -> Asked | None:
     """What a reader made of `body`: columns that the model can eat, or a refusal that is the client's to mend."""
     try:
-        asked = read(body, CONTRACT)
+        asked = read(body, SERVED, *more)
     except (InvalidRequest, ContractViolated) as e:
         status, answer = protocol.write_error(SERVED, e)
         assert status in (400, 422) and len(answer) < 20_000 + 200 * len(body)
         assert json.loads(answer)["model_version"] == "3"
         return None
     assert CONTRACT.check(asked.columns) == []
-    assert len(CONTRACT.rebuild(asked.columns)) == len(next(iter(asked.columns.values())))
+    assert len(CONTRACT.rebuild(asked.columns)) == asked.rows
+    assert asked.flags == CONTRACT.flags(asked.columns)
     answers = Answers(np.array(["no"]), np.array([[0.9, 0.1]]))
-    assert json.loads(protocol.write_infer(SERVED, asked, answers, CONTRACT.flags(asked.columns)))
+    content, length = write_infer(SERVED, asked, answers, "r")
+    assert json.loads(content[:length])
     return asked
 
 
@@ -120,7 +125,7 @@ def test_any_bytes(body: bytes) -> None:
 @settings(max_examples=200)
 @given(request=nearly_right() | st.fixed_dictionaries({"inputs": st.lists(tensor, max_size=4)}))
 def test_any_tensors(request: dict[str, Any]) -> None:
-    outcome(protocol.read_infer, encoded(request))
+    outcome(read_infer, encoded(request))
 
 
 rows = st.lists(st.dictionaries(st.sampled_from([*ROWS, "other"]), scalars), max_size=3)
@@ -134,8 +139,60 @@ tables = st.fixed_dictionaries(
 
 @given(records=rows, split=tables)
 def test_any_table(records: list[dict[str, Any]], split: dict[str, Any]) -> None:
-    for request in ({"dataframe_records": records}, {"dataframe_split": split}):
-        outcome(protocol.read_invocation, encoded(request))
+    for request in (
+        {"dataframe_records": records},
+        {"dataframe_split": split},
+        {"instances": records},
+        {"instances": split["data"]},
+        {"inputs": dict(zip(split["columns"], split["data"], strict=False))},
+    ):
+        outcome(read_invocation, encoded(request))
+
+
+@given(table=st.text(max_size=60) | st.lists(st.lists(st.text(max_size=6))).map(lambda t: "\n".join(map(",".join, t))))
+def test_any_csv(table: str) -> None:
+    for head in ("", ",".join(ROWS) + "\n"):
+        outcome(read_invocation, (head + table).encode("utf-8", "surrogatepass"), "text/csv")
+
+
+def test_csv() -> None:
+    table = FRAME.assign(when=ROWS["when"], zoned=ROWS["zoned"]).to_csv(index=False)
+    asked = outcome(read_invocation, table.encode(), "text/csv; charset=utf-8")
+    assert asked and asked.columns == ROWS
+
+
+sizes = st.none() | st.integers(-1, 40) | st.text(max_size=2)
+
+
+@settings(max_examples=200)
+@given(request=nearly_right(), sizes=st.lists(sizes, max_size=9), raw=st.binary(max_size=60), length=st.integers(-2, 3))
+def test_any_binary_tensors(request: dict[str, Any], sizes: list[Any], raw: bytes, length: int) -> None:
+    for tensor, size in zip(request["inputs"], sizes, strict=False):
+        if size is not None:
+            tensor.pop("data", None)
+            tensor["parameters"] = {"binary_data_size": size}
+    head = encoded(request)
+    outcome(read_infer, head + raw, len(head) if length > 0 else length)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_triton_s_client(binary: bool) -> None:
+    made = []
+    for name, kind in KINDS.items():
+        values = ROWS[name] if name not in ("delay", "seats") else [1.0, 2.0, 3.0]
+        dtype = {"INT64": np.int64, "FP64": np.float64, "BOOL": bool, "BYTES": object}[kind]
+        made.append(InferInput(name, [3], kind))
+        made[-1].set_data_from_numpy(np.array(values, dtype), binary_data=binary)
+    wanted = [InferRequestedOutput("predict"), InferRequestedOutput("probabilities", binary_data=binary)]
+    body, length = InferenceServerClient.generate_request_body(made, outputs=wanted, request_id="r")
+    asked = outcome(read_infer, body, length)
+    assert asked and asked.columns["carrier"] == ROWS["carrier"] and asked.columns["night"] == ROWS["night"]
+    assert asked.binary == ({"predict", "probabilities"} if binary else {"predict"})
+    answers = Answers(np.array(["no", "é", ""], object), np.array([[0.9, 0.1]] * 3))
+    content, length = write_infer(SERVED, asked, answers, "r")
+    result = InferenceServerClient.parse_response_body(content, header_length=length)
+    assert [text.decode() for text in result.as_numpy("predict")] == ["no", "é", ""]
+    assert result.as_numpy("probabilities").tolist() == [[0.9, 0.1]] * 3
 
 
 @given(
@@ -148,16 +205,16 @@ def test_there_and_back(delay: list[float | None], data: st.DataObject) -> None:
     words = st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=n, max_size=n)
     columns = {name: [values[0]] * n for name, values in ROWS.items()}
     columns |= {"delay": delay, "day": data.draw(integers), "carrier": data.draw(words)}
-    asked = outcome(protocol.read_infer, protocol.write_request(columns, CONTRACT))
+    asked = outcome(read_infer, protocol.write_request(columns, CONTRACT))
     assert asked and asked.columns == columns
     records = [{name: values[i] for name, values in columns.items()} for i in range(n)]
-    again = outcome(protocol.read_invocation, encoded({"dataframe_records": records}))
+    again = outcome(read_invocation, encoded({"dataframe_records": records}))
     assert again and again.columns == columns
 
 
 def test_columns_in_any_order_and_as_n_by_1() -> None:
     as_column = [t | {"shape": [3, 1], "data": [[v] for v in t["data"]]} for t in reversed(tensors())]
-    asked = outcome(protocol.read_infer, encoded({"inputs": as_column, "id": "a"}))
+    asked = outcome(read_infer, encoded({"inputs": as_column, "id": "a"}))
     assert asked and asked.columns == ROWS and asked.id == "a"
 
 
@@ -184,7 +241,7 @@ def test_columns_in_any_order_and_as_n_by_1() -> None:
     ids=str,
 )
 def test_400(body: Any) -> None:
-    status, answer = told(protocol.read_infer, body)
+    status, answer = told(read_infer, body)
     assert status == 400 and len(answer["error"]) < 500 and "faults" not in answer
 
 
@@ -212,7 +269,7 @@ def test_400(body: Any) -> None:
     ids=str,
 )
 def test_422_lists_every_fault(change: dict[str, Any], faults: list[tuple[Any, ...]]) -> None:
-    status, answer = told(protocol.read_infer, {"inputs": tensors(**change)})
+    status, answer = told(read_infer, {"inputs": tensors(**change)})
     assert status == 422
     assert sorted(((f["row"], f["column"], f["value"]) for f in answer["faults"]), key=str) == sorted(faults, key=str)
     assert all(f["problem"] for f in answer["faults"])
@@ -226,12 +283,12 @@ def test_422_lists_every_fault(change: dict[str, Any], faults: list[tuple[Any, .
         {"dataframe_records": {"delay": [1]}},
         {"dataframe_split": {"columns": ["delay"], "data": [[1, 2]]}},
         {"dataframe_split": {"columns": ["delay", "delay"], "data": [[1, 2]]}},
-        {"inputs": [[1]]},
+        {"inputs": [[1]], "instances": [[1]]},
     ],
     ids=str,
 )
 def test_invocations_400(body: Any) -> None:
-    assert told(protocol.read_invocation, body)[0] == 400
+    assert told(read_invocation, body)[0] == 400
 
 
 def test_a_left_out_key_is_null_and_only_some_columns_may_be() -> None:
@@ -239,15 +296,15 @@ def test_a_left_out_key_is_null_and_only_some_columns_may_be() -> None:
     for record, when, zoned in zip(records, ROWS["when"], ROWS["zoned"], strict=True):
         record |= {"when": when, "zoned": zoned}
     del records[0]["delay"], records[1]["day"]
-    status, answer = told(protocol.read_invocation, {"dataframe_records": records})
+    status, answer = told(read_invocation, {"dataframe_records": records})
     assert status == 422
     assert [(f["row"], f["column"], f["problem"]) for f in answer["faults"]] == [(1, "day", "is missing")]
 
 
 def test_the_answer_has_what_was_asked_for() -> None:
     answers = Answers(np.array(["no", "yes", "no"]), np.array([[0.9, 0.1], [0.2, 0.8], [np.nan, 0.4]]))
-    asked = Asked(ROWS, "a", ("probabilities",))
-    answer = json.loads(protocol.write_infer(SERVED, asked, answers, ()))
+    asked = Asked(ROWS, 3, [], None, ("probabilities",))
+    answer = json.loads(write_infer(SERVED, asked, answers, "a")[0])
     assert answer == {
         "model_name": "flights",
         "model_version": "3",
@@ -277,10 +334,12 @@ def test_outputs_are_typed(output: Output, prediction: np.ndarray, kind: str) ->
     served = Served("m", 1, "0" * 64, "sklearn", infer(FRAME[["delay"]], output))
     (out,) = protocol.metadata(served)["outputs"]
     assert (out["name"], out["datatype"]) == ("predict", kind)
-    body = protocol.write_infer(served, Asked({"delay": [1.0]}), Answers(prediction), ())
+    asked = Asked({"delay": [1.0]}, 1, [])
+    body, _ = write_infer(served, asked, Answers(prediction), "r")
     got = protocol.read_reply(body)
     assert (got.prediction, got.probabilities) == (prediction.tolist(), None)
-    assert json.loads(protocol.write_invocation(served, Answers(prediction)))["predictions"] == prediction.tolist()
+    told, _ = write_invocation(served, asked, Answers(prediction), "r")
+    assert json.loads(told)["predictions"] == prediction.tolist()
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"model_name": "x", "model_version": "1", "outputs": []}'])

@@ -22,7 +22,7 @@ from bundles import cell, flights, write
 from sklearn.linear_model import LogisticRegression
 from stories import until
 
-from deploy_ext.core import EndpointFailed
+from deploy_ext.core import EndpointFailed, Settings
 from deploy_ext.serve.protocol import write_request
 from deploy_ext.serve.server import listen
 from deploy_ext.serve.supervisor import READY, THREADS, Plan, Release, order
@@ -106,7 +106,8 @@ class Server:
 def start(folder: Path, release: Release, *, drain: float = 5.0, timeout: float = 30.0) -> Server:
     """A supervisor for `release` that has told how it went, and was not yet confirmed."""
     control, listener, (ours, theirs) = str(folder / "control"), listen("127.0.0.1", 0), socket.socketpair()
-    plan = Plan("flights", release, control, listener.fileno(), theirs.fileno(), timeout, drain)
+    given = Settings(start_timeout=timeout, drain_timeout=drain)
+    plan = Plan("flights", release, control, listener.fileno(), theirs.fileno(), given)
     with (folder / "log").open("wb") as log, listener, theirs:
         inherited = (plan.listener, plan.report)
         process = subprocess.Popen(plan.argv, pass_fds=inherited, env=os.environ | THREADS, stderr=log)

@@ -36,7 +36,9 @@ class Pace:
 
     @classmethod
     def of(cls, measured: Mapping[int, float]) -> Pace:
-        """From the seconds for some numbers of rows, as `Runtime.measure` gives them; two numbers at least."""
+        """From the seconds for some numbers of rows, as `Runtime.measure` gives them."""
+        if len(measured) < 2:  # nothing is known of it: it computes on the thread, question by question
+            return cls(LONG, LONG, False)
         few, many = min(measured), max(measured)
         row = max((measured[many] - measured[few]) / (many - few), 1e-9)
         some = measured.get(16, measured[many])

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import site
@@ -15,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,20 @@ class Runtime:
         contract = self.bundle.contract
         return answer(self.model, contract, contract.rebuild(columns))
 
+    @property
+    def compiled(self) -> bool:
+        """Is it a form of ours, whose cost is known, and not code of the user's, which may do anything?"""
+        return False
+
+    def measure(self) -> dict[int, float]:
+        """Seconds that a call with 1, 16 and 256 rows of the stored example takes; the quickest of a few."""
+        columns, seconds = self.bundle.example["columns"], {}
+        for rows in (1, 16, 256):
+            some = {name: (values * -(-rows // len(values)))[:rows] for name, values in columns.items()}
+            with contextlib.suppress(Exception):  # it may want more rows than that, or fewer
+                seconds[rows] = min(itertools.islice(_timed(partial(self.predict, some)), 5))
+        return seconds
+
     def verify(self) -> int:
         """Ask the stored example again; how many rows that were.
 
@@ -65,6 +81,16 @@ class Runtime:
         if difference := compare(example, answers):
             raise VerificationFailed(f"{self.bundle.name} answers differently: {difference}", difference=difference)
         return len(answers)
+
+
+def _timed(call: Callable[[], Any]) -> Iterator[float]:
+    """Seconds of one call after the other; no further one after a long one."""
+    took = 0.0
+    while took < 0.05:
+        began = time.perf_counter()
+        call()
+        took = time.perf_counter() - began
+        yield took
 
 
 def _load_pyfunc(bundle: Bundle) -> Any:

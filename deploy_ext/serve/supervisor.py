@@ -18,13 +18,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import msgspec
 
-from ..core import DeployError, EndpointFailed, TimedOut
+from ..core import DeployError, EndpointFailed, Settings, TimedOut
 from .app import Counters, Serving, build, served_from
 from .runtime import load
 from .server import make_server
@@ -52,8 +51,7 @@ class Plan:
     control: str  # path of the socket for orders
     listener: int
     report: int
-    start_timeout: float
-    drain_timeout: float
+    settings: Settings
 
     @property
     def argv(self) -> list[str]:
@@ -93,8 +91,8 @@ def work(plan: Plan, release: Release, listener: socket.socket, tally: Any, told
     """Load, answer the stored example, tell `READY`, serve until SIGTERM. Raises what went wrong before that."""
     runtime = load(release.folder, expect=release.digest)
     runtime.verify()
-    serving = Serving(runtime, served_from(runtime, release.version), tally, ThreadPoolExecutor(1, "predict"))
-    server = make_server(build(serving), lambda: told(READY), plan.drain_timeout)
+    serving = Serving(runtime, served_from(runtime, release.version), plan.settings, tally)
+    server = make_server(build(serving), lambda: told(READY), plan.settings.drain_timeout)
     server.run(sockets=[listener])
 
 
@@ -153,7 +151,7 @@ class Supervisor:
             os.close(reader)
             _become_worker(parent, writer, lambda tell: work(self.plan, release, self.listener, tally, tell))
         os.close(writer)
-        ready, _, _ = select.select([reader], [], [], self.plan.start_timeout)
+        ready, _, _ = select.select([reader], [], [], self.plan.settings.start_timeout)
         message = os.read(reader, 4096).decode(errors="replace") if ready else "it took too long to start"
         os.close(reader)
         if message != READY:
@@ -171,7 +169,7 @@ class Supervisor:
         old, self.worker, self.release = self.worker, new, release
         self.deaths, self.failure = 0, ""
         if old:
-            end(old.pid, self.plan.drain_timeout + 1)
+            end(old.pid, self.plan.settings.drain_timeout + 1)
         _log.info("version %s is answering", release.version)
 
     def watch(self) -> None:
@@ -265,7 +263,7 @@ class Supervisor:
         with contextlib.suppress(OSError):
             os.unlink(self.plan.control)
         if self.worker:
-            end(self.worker.pid, self.plan.drain_timeout + 1)
+            end(self.worker.pid, self.plan.settings.drain_timeout + 1)
 
 # %% ../../nbs/35_serve_supervisor.ipynb #supervisor-orders-code
 class Order(msgspec.Struct):
