@@ -260,13 +260,14 @@ def _answers(served: Served) -> dict[str, Any]:
     tensor = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list(_COUNT)}) | {"description": _BINARY}
     told = _object({"prediction_ids": _list(_TEXT), "outliers": _list(_ref("Fault"))}, ["prediction_ids"])
     predictions = {"predictions": _list(_label(served.contract.output)), "prediction_ids": _list(_TEXT)}
+    announced = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list({"type": "integer"})})  # -1: any number
     model = {"name": _TEXT, "versions": _list(_TEXT), "platform": _TEXT}
     true = {"type": "boolean"}
     made = {
         "InvocationResponse": predictions,
         "InferResponse": {"id": _TEXT, "parameters": told, "outputs": _list(tensor)},
         "FeedbackResponse": {"accepted": _COUNT, "unknown": _list(_TEXT), "repeated": _list(_TEXT)},
-        "Model": {**model, "inputs": _list(tensor), "outputs": _list(tensor)},
+        "Model": {**model, "inputs": _list(announced), "outputs": _list(announced)},
         "ModelReady": {"name": _TEXT, "ready": true},
         "Server": {"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)},
         "Live": {"live": true},
