@@ -72,25 +72,25 @@ def make_example(contract: Contract, data: Any, answers: Answers) -> dict[str, A
     }
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: Any, b: Any, tolerance: float) -> bool:
     if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
+        return math.isclose(a, b, rel_tol=max(1e-9, tolerance), abs_tol=max(1e-12, tolerance))
     return type(a) is type(b) and a == b
 
 
-def compare(example: Mapping[str, Any], answers: Answers) -> str | None:
+def compare(example: Mapping[str, Any], answers: Answers, tolerance: float = 0.0) -> str | None:
     """None when `answers` are those of the `example`, else the first row that differs."""
     expected, got = example["prediction"], _listed(answers.prediction)
     if len(expected) != len(got):
         return f"expected {len(expected)} answers, got {len(got)}"
     for row, (a, b) in enumerate(zip(expected, got, strict=True)):
-        if not _same(a, b):
+        if not _same(a, b, tolerance):
             return f"row {row}: expected {a!r}, got {b!r}"
     chances = None if answers.probabilities is None else [_listed(row) for row in answers.probabilities]
     if (example["probabilities"] is None) != (chances is None):
         return "probabilities on one side only"
     for row, (a, b) in enumerate(zip(example["probabilities"] or (), chances or (), strict=True)):
-        if len(a) != len(b) or not all(map(_same, a, b)):
+        if len(a) != len(b) or not all(_same(x, y, tolerance) for x, y in zip(a, b, strict=True)):
             return f"row {row}: expected probabilities {a}, got {b}"
     return None
 
@@ -104,7 +104,7 @@ class Bundle(Record):
 
     folder: Path
     name: str
-    runtime: str  # sklearn | pyfunc
+    runtime: str  # what answers a single row: numpy | treelite | onnx | sklearn | pyfunc
     serialization: Serialization
     contract: Contract
     files: dict[str, str]  # posix path -> sha256
@@ -136,6 +136,16 @@ class Bundle(Record):
     def profile(self) -> Profile:
         """What the training data looked like."""
         return Profile.from_dict(json.loads(self.read("profile.json")))
+
+    @cached_property
+    def form(self) -> dict[str, Any] | None:
+        """What runs instead of the registered object, and what else was tried; None where nothing was."""
+        return json.loads(self.read("form.json")) if "form.json" in self.files else None
+
+    @property
+    def tolerance(self) -> float:
+        """How far answers may be from those of the example, beyond the last bits."""
+        return self.form["tolerance"] if self.form else 0.0
 
     @property
     def size(self) -> int:

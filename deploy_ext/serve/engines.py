@@ -5,6 +5,7 @@
 # %% ../../nbs/33_serve_engines.ipynb #engines-imports
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..core import need
+from .features import Sparse
 
 # %% auto #0
-__all__ = ['Told', 'LINKS', 'Engine', 'Read', 'Model', 'ENGINES', 'Plan', 'prepare', 'session', 'start']
+__all__ = ['Told', 'LINKS', 'Engine', 'Read', 'Model', 'ENGINES', 'Plan', 'prepare', 'session', 'bare', 'start']
 
 # %% ../../nbs/33_serve_engines.ipynb #engines-links-code
 Told = tuple[np.ndarray, np.ndarray | None]
@@ -26,10 +28,10 @@ def _chance(scores: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.maximum(scores, -700.0)))  # exp(700) is a float still
 
 
-def _two(raw: np.ndarray, second: np.ndarray) -> Told:
-    chances = np.empty((len(raw), 2))
-    chances[:, 1] = chance = _chance(raw[:, 0])
-    chances[:, 0] = 1 - chance
+def _two(chance: np.ndarray, second: np.ndarray) -> Told:
+    chances = np.empty((len(chance), 2))
+    chances[:, 1] = chance
+    np.subtract(1, chance, out=chances[:, 0])
     return second.astype(int), chances
 
 
@@ -50,11 +52,12 @@ def _scores(raw: np.ndarray) -> Told:
 LINKS: dict[str, Callable[[np.ndarray], Told]] = {
     "identity": lambda raw: (raw[:, 0], None),
     "exp": lambda raw: (np.exp(raw[:, 0]), None),
-    "logistic": lambda raw: _two(raw, raw[:, 0] > 0),
-    "logistic-ge": lambda raw: _two(raw, raw[:, 0] >= 0),
+    "logistic": lambda raw: _two(_chance(raw[:, 0]), raw[:, 0] > 0),
+    "logistic-ge": lambda raw: _two(_chance(raw[:, 0]), raw[:, 0] >= 0),
     "softmax": _softmax,
     "ovr": _ovr,
     "scores": _scores,
+    "chance": lambda raw: _two(raw[:, 0], raw[:, 0] > 0.5),
     "chances": lambda raw: (raw.argmax(axis=1), raw),
     "labels": lambda raw: (raw, None),
 }
@@ -68,20 +71,20 @@ class Plan:
     link: str  # of LINKS
     file: str = ""  # in the bundle
     single: bool = False  # round the input to single precision first
-    accepts: str = "finite"  # numbers only; or "missing": NaN too; or "all": infinity too
+    accepts: str = "finite"  # numbers only; "missing": NaN too; "all": infinity too; "whole": what the pipeline takes
 
 
 def prepare(plan: Plan, matrix: Any) -> Any:
     """The matrix as the plan's engine eats it. Raises `ValueError` for values that the estimator refuses."""
-    values = matrix.data if hasattr(matrix, "indptr") else matrix
     if plan.single:
         with np.errstate(over="ignore"):
-            values = values.astype(np.float32)
-    if plan.accepts != "all":
-        wrong = np.isinf(values) if plan.accepts == "missing" else ~np.isfinite(values)
-        if wrong.any():
+            matrix = matrix.astype(np.float32).astype(np.float64)
+    if plan.accepts in ("finite", "missing"):
+        values = matrix.data if isinstance(matrix, Sparse) else matrix
+        wrong = np.isinf(values).any() if plan.accepts == "missing" else not np.isfinite(values).all()
+        if wrong:
             raise ValueError("the model cannot compute with missing, infinite or too large values")
-    return values.astype(np.float64) if plan.single else matrix
+    return matrix
 
 # %% ../../nbs/33_serve_engines.ipynb #engines-numpy-code
 Engine = Callable[[Any], np.ndarray]
@@ -89,7 +92,7 @@ Read = Callable[[str], bytes]
 Model = Callable[[], Any]
 
 
-def _times(matrix: Any, weights: np.ndarray) -> np.ndarray:
+def _times(matrix: Sparse, weights: np.ndarray) -> np.ndarray:
     """A sparse matrix (CSR) times a dense one."""
     product = np.zeros((len(matrix.indptr) - 1, weights.shape[1]))
     filled = np.flatnonzero(np.diff(matrix.indptr))  # reduceat would repeat a neighbour for an empty row
@@ -104,7 +107,7 @@ def _linear(plan: Plan, read: Read, model: Model) -> Engine:
     weights, intercept = np.ascontiguousarray(stored[:-1]), stored[-1]
 
     def engine(matrix: Any) -> np.ndarray:
-        return (_times(matrix, weights) if hasattr(matrix, "indptr") else matrix @ weights) + intercept
+        return (_times(matrix, weights) if isinstance(matrix, Sparse) else matrix @ weights) + intercept
 
     return engine
 
@@ -145,16 +148,27 @@ def _sklearn(plan: Plan, read: Read, model: Model) -> Engine:
     ask = estimator.predict_proba if plan.link == "chances" else estimator.predict
 
     def engine(matrix: Any) -> np.ndarray:
-        if hasattr(matrix, "indptr"):
+        if isinstance(matrix, Sparse):
             from scipy.sparse import csr_matrix
 
             shape = len(matrix.indptr) - 1, matrix.width
             matrix = csr_matrix((matrix.data, matrix.indices, matrix.indptr), shape)
-        with config_context(assume_finite=True, skip_parameter_validation=True):
+        with config_context(assume_finite=plan.accepts != "whole", skip_parameter_validation=True):
             told = np.asarray(ask(matrix))
         return told[:, None] if plan.link == "identity" and told.ndim == 1 else told
 
     return engine
+
+
+def bare(model: Any) -> Any:
+    """A copy of the estimator at the end of a pipeline or search, as a server asks it: a matrix, on one thread."""
+    while hasattr(model, "steps") or hasattr(model, "best_estimator_"):
+        model = model.steps[-1][1] if hasattr(model, "steps") else model.best_estimator_
+    model = copy.copy(model)
+    if hasattr(model, "n_jobs"):
+        model.n_jobs = 1
+    vars(model).pop("feature_names_in_", None)  # or each call warns that a matrix has no names
+    return model
 
 
 ENGINES: dict[str, Callable[[Plan, Read, Model], Engine]] = {

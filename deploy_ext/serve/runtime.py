@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
+import math
 import os
 import site
 import sys
@@ -16,9 +16,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from deploy_ext.bundle import (
     Answers,
@@ -32,67 +34,15 @@ from deploy_ext.bundle import (
     settle,
     visiting,
 )
+from ..contract import Contract
 from ..core import DeployError, InvalidRequest, VerificationFailed, nearest
+from .engines import Model, Plan, Read, bare, start
+from .features import Featurizer
 
 # %% auto #0
-__all__ = ['RUNTIMES', 'Runtime', 'load', 'borrow', 'isolate', 'main']
+__all__ = ['RUNTIMES', 'Predict', 'formed', 'Runtime', 'repeat', 'quickest', 'load', 'borrow', 'isolate', 'main']
 
-# %% ../../nbs/33_serve_runtime.ipynb #runtime-runtime-code
-@dataclass(frozen=True)
-class Runtime:
-    """A loaded bundle."""
-
-    bundle: Bundle
-    model: Any
-
-    def predict(self, columns: Mapping[str, Sequence[Any]]) -> Answers:
-        """Answers for checked `columns` of JSON values (see `Contract.check`)."""
-        contract = self.bundle.contract
-        return answer(self.model, contract, contract.rebuild(columns))
-
-    @property
-    def compiled(self) -> bool:
-        """Is it a form of ours, whose cost is known, and not code of the user's, which may do anything?"""
-        return False
-
-    def measure(self) -> dict[int, float]:
-        """Seconds that a call with 1, 16 and 256 rows of the stored example takes; the quickest of a few."""
-        columns, seconds = self.bundle.example["columns"], {}
-        for rows in (1, 16, 256):
-            some = {name: (values * -(-rows // len(values)))[:rows] for name, values in columns.items()}
-            with contextlib.suppress(Exception):  # it may want more rows than that, or fewer
-                seconds[rows] = min(itertools.islice(_timed(partial(self.predict, some)), 5))
-        return seconds
-
-    def verify(self) -> int:
-        """Ask the stored example again; how many rows that were.
-
-        Raises `VerificationFailed` naming a missing module or the first row that is answered differently."""
-        example = self.bundle.example
-        try:
-            answers = self.predict(example["columns"])
-        except ModuleNotFoundError as e:
-            raise missing(self.bundle, e) from e
-        except Exception as e:  # the model's own code may raise anything
-            raise VerificationFailed(
-                f"{self.bundle.name} fails on its own example: {type(e).__name__}: {e}. "
-                "It needs something that the notebook has and the bundle has not."
-            ) from e
-        if difference := compare(example, answers):
-            raise VerificationFailed(f"{self.bundle.name} answers differently: {difference}", difference=difference)
-        return len(answers)
-
-
-def _timed(call: Callable[[], Any]) -> Iterator[float]:
-    """Seconds of one call after the other; no further one after a long one."""
-    took = 0.0
-    while took < 0.05:
-        began = time.perf_counter()
-        call()
-        took = time.perf_counter() - began
-        yield took
-
-
+# %% ../../nbs/33_serve_runtime.ipynb #runtime-object-code
 def _load_pyfunc(bundle: Bundle) -> Any:
     """The MLflow model of a verified bundle; the user's own object when it was registered as one."""
     allow(bundle)
@@ -111,13 +61,124 @@ def _load_pyfunc(bundle: Bundle) -> Any:
         return loaded
 
 
-RUNTIMES: dict[str, Callable[[Bundle], Any]] = {"sklearn": load_model, "pyfunc": _load_pyfunc}
+RUNTIMES: dict[str, Callable[[Bundle], Any]] = {
+    **dict.fromkeys(("numpy", "treelite", "onnx", "sklearn"), load_model),
+    "pyfunc": _load_pyfunc,
+}
+
+# %% ../../nbs/33_serve_runtime.ipynb #runtime-form-code
+Predict = Callable[[Mapping[str, Sequence[Any]]], Answers]
+
+
+def formed(form: Mapping[str, Any], contract: Contract, read: Read, model: Model) -> Predict:
+    """How a form, as form.json tells it, answers checked columns. `model` gives the object, if an engine needs it."""
+    told, labels = form["featurizer"], np.array(contract.output.labels)
+    features = Featurizer.from_dict(told) if told else contract.rebuild
+    part = (lambda: bare(model())) if told else model
+    few, *more = (_way(Plan(**plan), labels, read, part) for plan in form["plans"])
+    many, switch = (more or [few])[0], form["switch"] or math.inf
+
+    def predict(columns: Mapping[str, Sequence[Any]]) -> Answers:
+        rows = len(next(iter(columns.values())))
+        return (few if rows < switch else many)(features(columns))
+
+    return predict
+
+
+def _way(plan: Plan, labels: np.ndarray, read: Read, model: Model) -> Callable[[Any], Answers]:
+    """From a matrix to answers in the words of the model."""
+    ask = start(plan, read, model)
+    if plan.link == "labels" or not len(labels):
+        return lambda matrix: Answers(*ask(matrix))
+
+    def answers(matrix: Any) -> Answers:
+        position, chances = ask(matrix)
+        return Answers(labels[position], chances)
+
+    return answers
+
+# %% ../../nbs/33_serve_runtime.ipynb #runtime-runtime-code
+@dataclass(frozen=True)
+class Runtime:
+    """A bundle that answers. `model` is the registered object."""
+
+    bundle: Bundle
+
+    @property
+    def kind(self) -> str:
+        """What answers a single row: numpy, treelite, onnx, sklearn or pyfunc."""
+        return self.bundle.runtime
+
+    @cached_property
+    def model(self) -> Any:
+        """The object that was registered; loaded when first asked for."""
+        return RUNTIMES[self.kind](self.bundle)
+
+    @cached_property
+    def predict(self) -> Predict:
+        """Answers for checked columns of JSON values (see `Contract.check`)."""
+        form, contract = self.bundle.form, self.bundle.contract
+        if form and form["plans"]:
+            return formed(form, contract, self.bundle.read, lambda: self.model)
+        model = self.model
+        return lambda columns: answer(model, contract, contract.rebuild(columns))
+
+    def measure(self) -> dict[int, float]:
+        """Seconds that a call with 1, 16 and 256 rows of the stored example takes; the quickest of a few."""
+        columns, seconds = self.bundle.example["columns"], {}
+        for rows in (1, 16, 256):
+            some = repeat(columns, rows)
+            with contextlib.suppress(Exception):  # it may want more rows than that, or fewer
+                seconds[rows] = quickest(partial(self.predict, some))
+        return seconds
+
+    def verify(self) -> int:
+        """Ask the stored example again; how many rows that were.
+
+        Raises `VerificationFailed` naming a missing module or the first row that is answered differently."""
+        return _verify(self.bundle, self.predict)
+
+
+def _verify(bundle: Bundle, predict: Predict) -> int:
+    example = bundle.example
+    try:
+        answers = predict(example["columns"])
+    except ModuleNotFoundError as e:
+        raise missing(bundle, e) from e
+    except Exception as e:  # the model's own code may raise anything
+        raise VerificationFailed(
+            f"{bundle.name} fails on its own example: {type(e).__name__}: {e}. "
+            "It needs something that the notebook has and the bundle has not."
+        ) from e
+    if difference := compare(example, answers, bundle.tolerance):
+        raise VerificationFailed(f"{bundle.name} answers differently: {difference}", difference=difference)
+    return len(answers)
+
+
+def repeat(columns: Mapping[str, Sequence[Any]], rows: int) -> dict[str, list[Any]]:
+    """So many `rows`, by repeating those of `columns`."""
+    return {name: (list(values) * -(-rows // len(values)))[:rows] for name, values in columns.items()}
+
+
+def quickest(call: Callable[[], Any], seconds: float = 0.05) -> float:
+    """Seconds of the quickest of five calls; no further one after a long one, of more than `seconds`."""
+    found = took = 0.0
+    for turn in range(5):
+        began = time.perf_counter()
+        call()
+        took = time.perf_counter() - began
+        found = min(found, took) if turn else took
+        if took > seconds:
+            break
+    return found
 
 
 def _start(bundle: Bundle) -> Runtime:
     if bundle.runtime not in RUNTIMES:
         raise InvalidRequest(f"no runtime '{bundle.runtime}' here. {nearest(bundle.runtime, RUNTIMES)}")
-    return Runtime(bundle, RUNTIMES[bundle.runtime](bundle))
+    runtime = Runtime(bundle)
+    _ = runtime.predict  # loads what answers
+    return runtime
 
 
 def load(folder: str | Path, expect: str | None = None) -> Runtime:
@@ -151,12 +212,20 @@ def _home(finder: Any) -> str:
     return str(getattr(finder, "__module__", type(finder).__module__))
 
 
+def _by_object(runtime: Runtime, columns: Mapping[str, Sequence[Any]]) -> Answers:
+    """What the registered object itself answers, form or not."""
+    contract = runtime.bundle.contract
+    return answer(runtime.model, contract, contract.rebuild(columns))
+
+
 def _check(folder: str) -> dict[str, Any]:
     before, began = set(sys.modules), time.perf_counter()
     try:
         runtime = load(folder)
         loaded = time.perf_counter()
         rows = runtime.verify()
+        if runtime.bundle.form:  # what it stands for has to answer too
+            _verify(runtime.bundle, lambda columns: _by_object(runtime, columns))
     except DeployError as e:
         return {"ok": False, "kind": type(e).__name__, "error": str(e), "data": e.data, "exit": e.exit_code}
     modules = {name.split(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
