@@ -130,8 +130,8 @@ STEPS: dict[str, Callable[[np.ndarray, Any], Any]] = {
     "clip": lambda out, value: np.clip(out, value[0], value[1], out=out),
     "above": lambda out, value: np.greater(out, value, out=out),
 }
-FUNCTIONS = ("abs", "arctan", "cbrt", "cos", "exp", "expm1", "log", "log10", "log1p", "log2", "sign", "sin", "sqrt")
-FUNCTIONS += ("square", "tanh")
+FUNCTIONS = ("absolute", "arctan", "cbrt", "cos", "exp", "expm1", "log", "log10", "log1p", "log2", "sign", "sin")
+FUNCTIONS += ("sqrt", "square", "tanh")
 
 
 @dataclass(frozen=True)
