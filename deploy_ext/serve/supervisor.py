@@ -92,7 +92,7 @@ def work(plan: Plan, release: Release, listener: socket.socket, tally: Any, told
     runtime = load(release.folder, expect=release.digest)
     runtime.verify()
     serving = Serving(runtime, served_from(runtime, release.version), plan.settings, tally)
-    server = make_server(build(serving), lambda: told(READY), plan.settings.drain_timeout)
+    server = make_server(build(serving), lambda: told(READY), plan.settings, serving.served.stamp)
     server.run(sockets=[listener])
 
 
