@@ -13,8 +13,9 @@ import numpy as np
 
 from .bundle import Bundle, answer, make_example, seal
 from .capture import Capture, capture
+from .compile import WANTED, compile
 from .contract import Contract
-from .core import InvalidRequest, nearest
+from .core import InvalidRequest, nearest, settings
 from .flavors import save_flavor, sign
 from .inputs import SOURCE
 from .profile import measure
@@ -72,10 +73,26 @@ def _sample(data: Any, rows: int) -> Any:
     return data.iloc[::step] if hasattr(data, "iloc") else data[::step]
 
 
-def make(model: Any, contract: Contract, features: Any, truth: Any, folder: Path) -> tuple[Bundle, Capture]:
+def _answering(model: Any, contract: Contract, asked: Any, folder: Path, loads: str, want: str) -> str:
+    """What will answer for a model that the runtime `loads` can load. Raises `InvalidRequest` when it is not wanted."""
+    if want not in WANTED:
+        raise InvalidRequest(f"there is no runtime '{want}'. {nearest(want, WANTED)}")
+    if loads == "sklearn" and want != "pyfunc":
+        return compile(model, contract, asked, folder, want, settings().tolerance).runtime
+    if want not in ("auto", "pyfunc"):
+        raise InvalidRequest(f"--runtime {want}: this is no scikit-learn model, MLflow has to load it. Use pyfunc.")
+    if loads == "sklearn" and contract.output.probabilities:
+        raise InvalidRequest("--runtime pyfunc: MLflow asks a scikit-learn model for no probabilities. Use sklearn.")
+    return "pyfunc"
+
+
+def make(
+    model: Any, contract: Contract, features: Any, truth: Any, folder: Path, runtime: str = "auto"
+) -> tuple[Bundle, Capture]:
     """The sealed bundle of a fitted model in `folder`, and what is known of its origin; it is called as the folder.
 
-    `folder` is new, or holds a model that was adopted from MLflow.
+    `folder` is new, or holds a model that was adopted from MLflow; `runtime` is what shall answer (`compile.WANTED`).
+    Raises `InvalidRequest` when that is not equal to the model.
     """
     adopted = folder.exists()
     asked = contract.require(_sample(contract.legal(features), ASKED))
@@ -84,11 +101,12 @@ def make(model: Any, contract: Contract, features: Any, truth: Any, folder: Path
     origin = None if adopted else model
     known = capture(origin, here(), features, truth, serializer=how.format, data_file=source(features))
     if adopted:
-        runtime = "pyfunc"
+        loads = "pyfunc"
         sign(folder, contract)
     else:
         code = known.needs.copy(folder.with_name(f".{folder.name}"))  # no model is called so
-        runtime = save_flavor(model, folder, contract, asked[:5], list(known.needs.requirements), how, code)
+        loads = save_flavor(model, folder, contract, asked[:5], list(known.needs.requirements), how, code)
+    answering = _answering(model, contract, asked, folder, loads, runtime)
     profile, example = measure(features, answers.prediction), make_example(contract, asked, answers)
     parts: Any = {"serialization": how, "contract": contract, "profile": profile, "example": example}
-    return seal(folder, name=folder.name, runtime=runtime, **parts), known
+    return seal(folder, name=folder.name, runtime=answering, **parts), known
