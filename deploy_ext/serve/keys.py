@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -183,7 +183,7 @@ def revoke(path: Path, id_: str) -> Key:
     return found.key
 
 # %% ../../nbs/33_serve_keys.ipynb #keys-limit-code
-def wait(cells: MutableSequence[float], slot: int, moment: float, interval: float, burst: int) -> float:
+def wait(cells: memoryview[float] | list[float], slot: int, moment: float, interval: float, burst: int) -> float:
     """Count a request at `moment` in the cell `slot`, or tell how many seconds too early it is; 0.0: it was counted.
 
     The generic cell rate algorithm of ITU-T I.371, appendix A, with a request every `interval` seconds."""
@@ -247,9 +247,9 @@ def _known(stored: _Stored, cells: int) -> _Known:
 class Keys:
     """The keys in the file `path`, as a worker sees them; `limits` are cells that all workers share."""
 
-    def __init__(self, path: Path, limits: MutableSequence[float] | None = None, required: bool = False):
+    def __init__(self, path: Path, limits: memoryview[float] | None = None, required: bool = False):
         self.path, self.required = path, required
-        self.limits = limits if limits is not None else [0.0] * SLOTS
+        self.limits = [0.0] * SLOTS if limits is None else limits
         self._nobody = _Known(Key("", "", "", 0, now(), ""), os.urandom(32), frozenset(), 0.0)
         self._by_id: dict[bytes, _Known] = {}
         self._models: set[str] = set()
