@@ -25,6 +25,7 @@ from deploy_ext.convert import (
     Unfit,
     Way,
     at_thresholds,
+    by_itself,
     by_numpy,
     by_onnx_trees,
     by_skl2onnx,
@@ -184,7 +185,7 @@ class Tried(Record):
     def _rows(self) -> list[dict[str, Any]]:
         apart = None if self.difference is None else f"{self.difference:.1e}" if self.difference else "0"
         times = {"1 row": _time(self.one), "1,000 rows": _time(self.thousand)}
-        return [{"form": self.kind, "difference": apart, **times, "": self.reason}]
+        return [{"form": self.kind, "difference": apart, **times, "why not": self.reason}]
 
 
 def _time(seconds: float | None) -> str | None:
@@ -337,8 +338,9 @@ GAIN, GAIN_SKLEARN = 2.0, 4.0  # how many times as quick a second form has to be
 def _ways(case: Case, want: str) -> dict[str, Way]:
     """The ways that may suit the model and the wish."""
     name, output = named(case.estimator), case.contract.output
-    link = "identity" if output.kind == "regression" else "chances" if output.probabilities else "labels"
-    own: dict[str, Way] = {"sklearn": lambda estimator: (Plan("sklearn", link), b"")}
+    if name in ("SVC", "NuSVC") and output.probabilities:  # fitted apart: the likelier label need not be the predicted
+        return {}
+    own: dict[str, Way] = {"sklearn": partial(by_itself, output)}
     if case.features is None:
         return own if want in ("auto", "sklearn") else {}
     converted = {f"onnx float{bits}": partial(by_skl2onnx, bits == 32) for bits in (64, 32)}

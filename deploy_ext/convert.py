@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from .core import need
+from .output import Output
 from .serve.engines import Plan
 
 # %% auto #0
 __all__ = ['Way', 'LINEAR', 'TREES', 'NODES', 'THRESHOLDS', 'Unfit', 'named', 'by_numpy', 'read_trees', 'by_treelite',
-           'by_onnx_trees', 'by_skl2onnx', 'at_thresholds']
+           'by_onnx_trees', 'by_skl2onnx', 'by_itself', 'at_thresholds']
 
 # %% ../nbs/36_convert.ipynb #convert-linear-code
 Way = Callable[[Any], tuple[Plan, bytes]]
@@ -101,13 +102,18 @@ def read_trees(estimator: Any) -> Any:
     return import_model(estimator)
 
 
+def _rounds(name: str) -> bool:
+    """Does an estimator of this name round its input to single precision?"""
+    return name in TREES and not name.startswith("Hist")
+
+
 def _tree_plan(estimator: Any, trees: Any, engine: str, file: str) -> Plan:
     """The plan for an engine that gives the sum of the trees."""
     name, after = named(estimator), trees.get_header_accessor().get_field("postprocessor")
     link = _LINKS.get(after, "identity")
     if name == "GradientBoostingClassifier" and link == "logistic":
         link = "logistic-ge"
-    return Plan(engine, link, file, single=not name.startswith("Hist"))
+    return Plan(engine, link, file, single=_rounds(name))
 
 
 def by_treelite(estimator: Any) -> tuple[Plan, bytes]:
@@ -223,6 +229,12 @@ def by_skl2onnx(single: bool, estimator: Any) -> tuple[Plan, bytes]:
         made = convert.to_onnx(estimator, initial_types=[("matrix", kind([None, width]))], options=options)
     link = ("chances" if chances else "scores") if classes else "identity"
     return Plan("onnx", link, "form/model.onnx"), made.SerializeToString()
+
+# %% ../nbs/36_convert.ipynb #convert-itself-code
+def by_itself(output: Output, estimator: Any) -> tuple[Plan, bytes]:
+    """An estimator, or a whole pipeline, as it is."""
+    link = "identity" if output.kind == "regression" else "chances" if output.probabilities else "labels"
+    return Plan("sklearn", link, single=_rounds(named(estimator))), b""
 
 # %% ../nbs/36_convert.ipynb #convert-thresholds-code
 THRESHOLDS = 400  # of an ensemble that are tried, evenly taken
