@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shlex
 import socket
 import tempfile
@@ -22,7 +23,7 @@ import numpy as np
 
 from .bundle import Answers, Bundle, compare, open_bundle
 from .contract import Contract, Fault, violated
-from .core import EndpointFailed, Settings, TimedOut, now
+from .core import EndpointFailed, Settings, TimedOut, home, now
 from deploy_ext.processes import (
     Running,
     born,
@@ -39,14 +40,18 @@ from deploy_ext.processes import (
     trouble,
 )
 from .records import Endpoint, ModelRef, Version
+from .serve.keys import Keys
 from .serve.protocol import Answered, curl, read_reply, write_request
-from .serve.server import listen
-from .serve.supervisor import READY, THREADS, Plan, Release, order
+from .serve.server import guard, listen
+from .serve.supervisor import OWN, READY, THREADS, Plan, Release, order
 
 # %% auto #0
-__all__ = ['endpoint_name', 'ask', 'serves', 'up', 'swap', 'status', 'down']
+__all__ = ['KEYS', 'endpoint_name', 'ask', 'serves', 'up', 'swap', 'status', 'down']
 
 # %% ../nbs/36_targets.ipynb #targets-name-code
+KEYS = "keys.json"  # in .deploy
+
+
 def endpoint_name(version: Version, follows: str | None) -> str:
     """What the endpoint of `version` is called: `flights`, `flights@challenger`, or `flights/3` when it stays on it."""
     if follows is None:
@@ -54,15 +59,20 @@ def endpoint_name(version: Version, follows: str | None) -> str:
     return version.name if follows == "champion" else f"{version.name}@{follows}"
 
 # %% ../nbs/36_targets.ipynb #targets-ask-code
-def ask(endpoint: Endpoint, columns: Mapping[str, Sequence[Any]], contract: Contract, timeout: float) -> Answered:
-    """Ask a model endpoint about JSON values by column (`Contract.rows`).
+def ask(
+    endpoint: Endpoint, columns: Mapping[str, Sequence[Any]], contract: Contract, timeout: float, secret: str = ""
+) -> Answered:
+    """Ask a model endpoint about JSON values by column (`Contract.rows`), with the secret in its record.
 
     Raises `ContractViolated` with `faults`, `EndpointFailed` when it is gone or fails, `TimedOut`."""
     import httpx
 
     url = f"{endpoint.url}/v2/models/{ModelRef.parse(endpoint.name).name}/infer"
-    try:
-        reply = httpx.post(url, content=write_request(columns, contract), timeout=timeout, trust_env=False)
+    if not secret and (running := find(endpoint.name)):
+        secret = running.secret
+    body, known = write_request(columns, contract), {"Authorization": f"Bearer {secret}"}
+    try:  # on this machine; its certificate is for the name that others know it by
+        reply = httpx.post(url, content=body, headers=known, timeout=timeout, trust_env=False, verify=False)
     except httpx.TimeoutException as e:
         raise TimedOut(f"{endpoint.name} did not answer within {timeout:g} s.", name=endpoint.name) from e
     except httpx.TransportError as e:
@@ -87,10 +97,10 @@ def serves(name: str, timeout: float) -> Bundle:
     return open_bundle(release["folder"], release["digest"])
 
 
-def _prove(endpoint: Endpoint, bundle: Bundle, timeout: float) -> None:
+def _prove(endpoint: Endpoint, bundle: Bundle, timeout: float, secret: str) -> None:
     """Raise `EndpointFailed` unless the stored example comes back right over HTTP."""
     example = bundle.example
-    answered = ask(endpoint, example["columns"], bundle.contract, timeout)
+    answered = ask(endpoint, example["columns"], bundle.contract, timeout, secret)
     by_label = answered.probabilities
     probabilities = None if by_label is None else np.array(list(by_label.values()), float).T
     if difference := compare(example, Answers(np.array(answered.prediction, object), probabilities)):
@@ -145,21 +155,24 @@ def up(folder: str | Path, version: Version, follows: str | None, settings: Sett
 
 
 def _start(endpoint: Endpoint, folder: str | Path, version: Version, settings: Settings) -> Endpoint:
+    keys, secret = home() / KEYS, secrets.token_urlsafe(32)
+    guard(settings, Keys(keys).needed(version.name))
     name, control, listener = endpoint.name, _control(endpoint.name), _socket(endpoint.name, settings)
     ours, theirs = socket.socketpair()
     with listener, ours, theirs:
         release = _release(folder, version)
-        plan = Plan(version.name, release, control, listener.fileno(), theirs.fileno(), settings)
-        process = detach(name, plan.argv, THREADS, (plan.listener, plan.report))
+        plan = Plan(version.name, release, control, listener.fileno(), theirs.fileno(), str(keys), settings)
+        process = detach(name, plan.argv, THREADS | {OWN: secret}, (plan.listener, plan.report))
         theirs.close()
         try:
             bundle = open_bundle(folder, version.bundle)
             _await_ready(name, ours, settings.start_timeout)
             host, port = listener.getsockname()[:2]
-            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            scheme = "https" if settings.cert else "http"
+            url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
             known = {"url": url, "pid": process.pid, "since": now(), "example": curl(url, bundle.example["columns"])}
-            _prove(replace(endpoint, **known), bundle, settings.http_timeout)
-            record = Running(replace(endpoint, **known), born(process.pid), f"{url}/v2/health/ready", control)
+            _prove(replace(endpoint, **known), bundle, settings.http_timeout, secret)
+            record = Running(replace(endpoint, **known), born(process.pid), f"{url}/v2/health/ready", control, secret)
             keep(record)
             ours.sendall(b"1")
             return _seen(record)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import itertools
 import logging
 import mmap
@@ -24,6 +25,7 @@ from ..contract import violated
 from ..core import DeployError, InvalidRequest, Settings
 from . import infer, invocation, openapi, protocol
 from .batch import Batcher, Pace, Question
+from .keys import Key, Keys, Refused
 from .protocol import Asked, Served
 from .runtime import Runtime
 
@@ -58,12 +60,20 @@ _log = logging.getLogger("deploy_ext")
 
 @dataclass(frozen=True)
 class Serving:
-    """What a worker has at hand: the loaded model, how it is called, the settings, the cells that it counts in."""
+    """What a worker has at hand: the loaded model, how it is called, who may ask it, the cells that it counts in."""
 
     runtime: Runtime
     served: Served
     settings: Settings
+    keys: Keys
     tally: MutableSequence[int]
+    own: bytes = b""  # the header of whoever started this server, for whom it is always open
+
+    def admit(self, authorization: bytes | None, role: str) -> Key | None:
+        """The key that opens the door for `role`; None when none is needed. Raises `Refused`."""
+        if self.own and authorization and hmac.compare_digest(authorization, self.own):
+            return None
+        return self.keys.admit(authorization, self.served.name, role)
 
 
 def served_from(runtime: Runtime, version: int) -> Served:
@@ -133,8 +143,8 @@ class Predictions:
     def __init__(self, serving: Serving, others: Any):
         self.serving, self.others, self.ways = serving, others, ways(serving.served)
         runtime, patience = serving.runtime, serving.settings.http_timeout
-        pace = Pace.of(runtime.measure())
-        self.batcher = Batcher(runtime.predict, lambda *told: None, pace, patience, thread_only=not runtime.compiled)
+        pace, own_code = Pace.of(runtime.measure()), runtime.kind in ("sklearn", "pyfunc")
+        self.batcher = Batcher(runtime.predict, lambda *told: None, pace, patience, thread_only=own_code)
         self.parser = ThreadPoolExecutor(1, "parse")
         boot, number = secrets.token_hex(4), itertools.count(1)
         self.new_id = lambda: f"{boot}-{next(number):x}"
@@ -154,6 +164,7 @@ class Predictions:
         """Status, headers and body that answer one request. Never raises."""
         served, asked, request_id, began = self.serving.served, None, self.new_id(), time.monotonic()
         try:
+            key = self.serving.admit(headers.get(b"authorization"), "predict")
             body = await read_body(receive, self.serving.settings.max_body)
             if len(body) < LARGE:
                 asked = way.read(body, headers)
@@ -163,11 +174,26 @@ class Predictions:
                 raise protocol.TooLarge(f"{asked.rows:,} rows are too many at once. Send them in parts.")
             request_id = asked.id or request_id
             answers = await self.batcher.ask(Question(asked.columns, asked.rows, request_id, began=began))
-            content, length = way.write(served, asked, answers, request_id)
+            content, length = way.write(served, asked, self.shown(key, answers), request_id)
         except Exception as e:
             status, content = refusal(served, e, asked, request_id)
-            return status, _headers(content), content
+            return status, _headers(content) + (e.headers if isinstance(e, Refused) else []), content
         return 200, _headers(content, length), content
+
+    def shown(self, key: Key | None, answers: Answers) -> Answers:
+        """What the holder of `key` may see: the settings bind those who may only predict."""
+        digits, labels_only = self.serving.settings.answer_digits, self.serving.settings.labels_only
+        if key and key.role != "predict":
+            return answers
+        if labels_only:
+            answers = Answers(answers.prediction)
+        if digits is None:
+            return answers
+        return Answers(_rounded(answers.prediction, digits), _rounded(answers.probabilities, digits))
+
+
+def _rounded(values: Any, digits: int) -> Any:
+    return values.round(digits) if values is not None and values.dtype.kind == "f" else values
 
 
 def refusal(served: Served, error: Exception, asked: Asked | None, request_id: str) -> tuple[int, bytes]:
@@ -200,25 +226,38 @@ def build(serving: Serving) -> Predictions:
     from starlette.routing import Route
 
     served, model = serving.served, "/v2/models/{name}"
-    document = openapi.openapi(served, serving.runtime.bundle.example, keys=False)
+    document = openapi.openapi(served, serving.runtime.bundle.example, serving.keys.needed(served.name))
+
+    def guarded(handler: Handler) -> Handler:
+        """A handler that asks for a key of the model, whatever its role."""
+
+        async def asked(request: Request) -> Response:
+            authorization = request.headers.get("authorization")
+            serving.admit(authorization.encode("latin-1") if authorization else None, "any")
+            return await handler(request)
+
+        return asked
+
     routes = [
         *(Route(path, _constant(served, {})) for path in ("/ping", "/health")),
         Route("/version", _constant(served, {"version": __version__})),
         Route("/v2", _constant(served, infer.server_metadata())),
         Route("/v2/health/live", _constant(served, {"live": True})),
         Route("/v2/health/ready", _constant(served, {"ready": True})),
-        Route("/openapi.json", _content(msgspec.json.encode(document), "application/json")),
+        Route("/openapi.json", guarded(_content(msgspec.json.encode(document), "application/json"))),
         Route("/docs", _content(openapi.docs(document), "text/html; charset=utf-8")),
     ]
     for path in (model, model + "/versions/{version}"):
         routes += [
-            Route(path, _about_model(served, protocol.metadata(served))),
-            Route(path + "/ready", _about_model(served, {"name": served.name, "ready": True})),
+            Route(path, guarded(_about_model(served, protocol.metadata(served)))),
+            Route(path + "/ready", guarded(_about_model(served, {"name": served.name, "ready": True}))),
             Route(path + "/infer", _about_model(served, {}), methods=["POST"]),  # the other names and versions
         ]
 
     async def failed(request: Request, error: Any) -> Response:
-        return _reply(*protocol.write_error(served, error))
+        reply = _reply(*protocol.write_error(served, error))
+        reply.raw_headers += error.headers if isinstance(error, Refused) else []
+        return reply
 
     async def no_such_path(request: Request, error: Any) -> Response:
         told = f"{request.method} {request.url.path:.80}: {error.detail}. The paths are told at /docs."

@@ -66,7 +66,8 @@ _STATUS: tuple[tuple[type[DeployError], int], ...] = (
 
 def write_error(served: Served, error: DeployError, request_id: str = "") -> tuple[int, bytes]:
     """HTTP status and body for `error`: `{"error": ..., "faults": [{"row", "column", "problem", "value"}]}`."""
-    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+    known = (code for kind, code in _STATUS if isinstance(error, kind))
+    status = getattr(type(error), "status", None) or next(known, 500)
     body: dict[str, Any] = {"error": str(error)}
     if isinstance(error, ContractViolated):
         body["faults"] = [told_fault(f) for f in error.data.get("faults", ())]

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import importlib
 import logging
+import mmap
 import os
 import select
 import selectors
@@ -19,18 +20,20 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 
 from ..core import DeployError, EndpointFailed, Settings, TimedOut
 from .app import Counters, Serving, build, served_from
+from .keys import SLOTS, Keys
 from .runtime import load
-from .server import make_server
+from .server import loopback, make_server
 
 # %% auto #0
-__all__ = ['WARM', 'THREADS', 'READY', 'STEADY', 'MANY', 'Release', 'Plan', 'warm', 'work', 'Worker', 'Supervisor', 'Order',
-           'order', 'ended', 'end', 'main']
+__all__ = ['WARM', 'THREADS', 'OWN', 'READY', 'STEADY', 'MANY', 'Release', 'Plan', 'warm', 'own_header', 'work', 'Worker',
+           'Supervisor', 'Order', 'order', 'ended', 'end', 'main']
 
 # %% ../../nbs/35_serve_supervisor.ipynb #supervisor-plan-code
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Plan:
     control: str  # path of the socket for orders
     listener: int
     report: int
+    keys: str  # path of the file of keys
     settings: Settings
 
     @property
@@ -66,6 +70,7 @@ WARM = (
 )
 THREADS = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")}
 THREADS |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # the allocator in pyarrow, which pandas imports
+OWN = "_DEPLOY_EXT_OWN"  # in the environment: the secret of whoever starts the server
 READY = "ready"
 _log = logging.getLogger("deploy_ext")
 
@@ -79,6 +84,12 @@ def warm() -> None:
     gc.freeze()  # the collector would touch, and so copy, every page that workers share
 
 
+def own_header() -> bytes:
+    """The header by which whoever has started this process is known."""
+    secret = os.environ.get(OWN)
+    return f"Bearer {secret}".encode() if secret else b""
+
+
 def _die_with(parent: int) -> None:
     """Have the kernel kill this process when `parent` is gone (Linux)."""
     if sys.platform == "linux":
@@ -87,11 +98,14 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def work(plan: Plan, release: Release, listener: socket.socket, tally: Any, told: Callable[[str], None]) -> None:
+def work(
+    plan: Plan, release: Release, listener: socket.socket, tally: Any, limits: Any, told: Callable[[str], None]
+) -> None:
     """Load, answer the stored example, tell `READY`, serve until SIGTERM. Raises what went wrong before that."""
     runtime = load(release.folder, expect=release.digest)
     runtime.verify()
-    serving = Serving(runtime, served_from(runtime, release.version), plan.settings, tally)
+    keys = Keys(Path(plan.keys), limits, required=not loopback(plan.settings.host))
+    serving = Serving(runtime, served_from(runtime, release.version), plan.settings, keys, tally, own_header())
     server = make_server(build(serving), lambda: told(READY), plan.settings, serving.served.stamp)
     server.run(sockets=[listener])
 
@@ -137,6 +151,7 @@ class Supervisor:
     def __init__(self, plan: Plan, listener: socket.socket):
         self.plan, self.release, self.listener = plan, plan.release, listener
         self.counters, self.workers = Counters(), 0
+        self.limits = memoryview(mmap.mmap(-1, SLOTS * 8)).cast("d")  # what each key may ask, for all workers
         self.worker: Worker | None = None
         self.restarts = self.deaths = 0
         self.retry_at, self.failure, self.stopping = 0.0, "", False
@@ -149,7 +164,8 @@ class Supervisor:
         reader, writer = os.pipe()
         if (pid := os.fork()) == 0:
             os.close(reader)
-            _become_worker(parent, writer, lambda tell: work(self.plan, release, self.listener, tally, tell))
+            given = self.plan, release, self.listener, tally, self.limits
+            _become_worker(parent, writer, lambda tell: work(*given, tell))
         os.close(writer)
         ready, _, _ = select.select([reader], [], [], self.plan.settings.start_timeout)
         message = os.read(reader, 4096).decode(errors="replace") if ready else "it took too long to start"
