@@ -16,6 +16,9 @@ if TYPE_CHECKING:
         down,
         gates,
         history,
+        key_create,
+        key_list,
+        key_revoke,
         predict,
         promote,
         register,
@@ -40,6 +43,9 @@ __all__ = (
     "report",
     "doctor",
     "gates",
+    "key_create",
+    "key_list",
+    "key_revoke",
 )
 
 

@@ -24,9 +24,11 @@ from deploy_ext.core import (
     DeployError,
     InvalidRequest,
     VerificationFailed,
+    home,
     progress,
     project,
     settings,
+    whoami,
     write_atomic,
 )
 from .flavors import predictor
@@ -41,12 +43,14 @@ from .registry import CHAMPION, Registry
 from .report import serve as publish
 from .report import write as write_report
 from .scored import trivial
+from .serve import keys
+from .serve.keys import Key
 from .serve.runtime import borrow
 from .table import as_frame
 
 # %% auto #0
 __all__ = ['COMMANDS', 'F', 'PART', 'verb', 'register', 'gates', 'validate', 'promote', 'rollback', 'up', 'predict', 'status',
-           'down', 'history', 'Report', 'report', 'doctor']
+           'down', 'NewKey', 'key_create', 'key_list', 'key_revoke', 'history', 'Report', 'report', 'doctor']
 
 # %% ../nbs/50_verbs.ipynb #verbs-verb-code
 COMMANDS: dict[str, Command] = {}
@@ -114,6 +118,7 @@ def register(
     range: Annotated[tuple[str, ...], Arg("legal values that serving enforces: dep_delay=-60..600")] = (),
     only: Annotated[tuple[str, ...], Arg("a column that may only have the values seen in the data")] = (),
     nullable: Annotated[tuple[str, ...], Arg("a column that may be missing, though it never was in the data")] = (),
+    runtime: Annotated[str, Arg("what answers: auto, numpy, treelite, onnx, sklearn or pyfunc", "runtime")] = "auto",
 ) -> Version:
     """Make a version that can be deployed: contract, profile, provenance, and a bundle that proved itself.
 
@@ -132,7 +137,7 @@ def register(
         fitted_on(fitted, features)
         contract = infer(features, output, ranges=range, only=only, nullable=nullable, target=called)
         step("bundle")
-        bundle, known = make(fitted, contract, features, truth, folder)
+        bundle, known = make(fitted, contract, features, truth, folder, runtime)
         step("clean-process reload")
         known = known.seen(reload(folder)["distributions"])
         step("registry")
@@ -259,6 +264,10 @@ def rollback(
 def up(
     name: Annotated[str, Arg("flights (its champion), flights@alias, or flights/3 to stay on a version", "ref")],
     port: Annotated[int | None, Arg("where to listen; a free port by default")] = None,
+    host: Annotated[str | None, Arg("the address to listen on; beyond this machine it takes a key, and TLS")] = None,
+    cert: Annotated[Path | None, Arg("the certificate chain (PEM) for TLS", "file")] = None,
+    key: Annotated[Path | None, Arg("its private key (PEM)", "file")] = None,
+    behind_proxy: Annotated[bool, Arg("a proxy on the way ends TLS, so that none is needed here")] = False,
 ) -> Endpoint:
     """Start a server for a version, and return its URL once it has answered the stored example correctly.
 
@@ -267,12 +276,14 @@ def up(
     registry = _registry()
     ref = ModelRef.parse(name)
     follows = None if ref.version else ref.alias or CHAMPION
+    files = {"cert": cert and str(cert.absolute()), "cert_key": key and str(key.absolute())}
+    given = settings(port=port, host=host, behind_proxy=behind_proxy or None, **files)
     with settled(ref.name), progress(f"up {ref}", 2) as step, contextlib.ExitStack() as undo:
         version, ran = registry.version(ref), [e.name for e in targets.status() if e.state != "dead"]
         step("fetch")
         folder = registry.download(version)
         step("start")
-        endpoint = targets.up(folder, version, follows, settings(port=port))
+        endpoint = targets.up(folder, version, follows, given)
         if endpoint.name not in ran:
             undo.callback(targets.down, endpoint.name, settings())
         registry.append(_event("up", ref.name, to=str(version.version), reason=endpoint.url))
@@ -340,6 +351,64 @@ def down(name: Annotated[str, Arg("the endpoint or report to stop", "ref")]) -> 
         except DeployError as e:
             raise type(e)(f"{stopped.name} is down, but the ledger does not know it: {e}", **e.data) from e
     return stopped
+
+# %% ../nbs/50_verbs.ipynb #verbs-keys-code
+@dataclasses.dataclass(frozen=True, repr=False)
+class NewKey(Record):
+    """A key as it is shown once."""
+
+    key: Key
+    secret: str
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return self.key._rows()
+
+    def _title(self) -> str:
+        return f"{self.secret}"
+
+    def _notes(self) -> str:
+        return "The key is shown only now. Send it as 'Authorization: Bearer <key>'."
+
+
+@verb
+def key_create(
+    name: Annotated[str, Arg("the model", "ref")],
+    role: Annotated[str, Arg("what it may do: predict, feedback or admin")] = "predict",
+    expires: Annotated[str | None, Arg("how long it is good for, as 30d or 12h; for ever by default")] = None,
+    rate: Annotated[str | None, Arg("how often it may ask, as 100/s, 5000/m or 10000/h")] = None,
+) -> NewKey:
+    """Make a key for a model's endpoints, and show it this once.
+
+    Raises `InvalidRequest` for a role, a time or a rate that is none, or a model that is not registered.
+    """
+    registry, name = _registry(), _bare(name)
+    registry.latest(name)
+    with contextlib.ExitStack() as undo:
+        key, secret = keys.create(home() / targets.KEYS, name, role, expires, rate, whoami(settings().user))
+        undo.callback(keys.revoke, home() / targets.KEYS, key.id)
+        told = [f"{role} key {key.id}", rate or "", f"until {key.expires:%Y-%m-%d %H:%M}" if key.expires else ""]
+        registry.append(_event("key create", name, reason=", ".join(filter(None, told))))
+        undo.pop_all()
+    return NewKey(key, secret)
+
+
+@verb
+def key_list(name: Annotated[str | None, Arg("the model; all by default", "ref")] = None) -> Listing:
+    """Show the keys that were made here, without their secrets."""
+    found = keys.listed(home() / targets.KEYS).items
+    kept = tuple(key for key in found if name in (None, key.model))
+    return Listing(f"{len(kept)} keys" if kept else "no key. Type: key create <name>", kept)
+
+
+@verb
+def key_revoke(id: Annotated[str, Arg("the key's id, as key list shows it")]) -> Key:
+    """Let nobody in with a key again. Running endpoints know within two seconds.
+
+    Raises `InvalidRequest` when there is no such key.
+    """
+    revoked = keys.revoke(home() / targets.KEYS, id)
+    _registry().append(_event("key revoke", revoked.model, reason=f"{revoked.role} key {id}"))
+    return revoked
 
 # %% ../nbs/50_verbs.ipynb #verbs-history-code
 @verb
