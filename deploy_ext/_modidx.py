@@ -227,6 +227,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'deploy_ext.compile._at_thresholds': ('compile.html#_at_thresholds', 'deploy_ext/compile.py'),
                                     'deploy_ext.compile._case': ('compile.html#_case', 'deploy_ext/compile.py'),
                                     'deploy_ext.compile._faster': ('compile.html#_faster', 'deploy_ext/compile.py'),
+                                    'deploy_ext.compile._first': ('compile.html#_first', 'deploy_ext/compile.py'),
                                     'deploy_ext.compile._itself': ('compile.html#_itself', 'deploy_ext/compile.py'),
                                     'deploy_ext.compile._planned': ('compile.html#_planned', 'deploy_ext/compile.py'),
                                     'deploy_ext.compile._refuses': ('compile.html#_refuses', 'deploy_ext/compile.py'),

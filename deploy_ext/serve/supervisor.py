@@ -32,8 +32,8 @@ from .runtime import load
 from .server import loopback, make_server
 
 # %% auto #0
-__all__ = ['WARM', 'THREADS', 'OWN', 'READY', 'STEADY', 'MANY', 'Release', 'Plan', 'warm', 'own_header', 'work', 'Worker',
-           'Supervisor', 'Order', 'order', 'ended', 'end', 'main']
+__all__ = ['WARM', 'COMMON', 'THREADS', 'OWN', 'READY', 'STEADY', 'MANY', 'Release', 'Plan', 'warm', 'own_header', 'work',
+           'Worker', 'Supervisor', 'Order', 'order', 'ended', 'end', 'main']
 
 # %% ../../nbs/35_serve_supervisor.ipynb #supervisor-plan-code
 @dataclass(frozen=True)
@@ -63,11 +63,14 @@ class Plan:
         return [sys.executable, "-I", "-m", "deploy_ext.serve.supervisor", msgspec.json.encode(self).decode()]
 
 # %% ../../nbs/35_serve_supervisor.ipynb #supervisor-worker-code
-WARM = (
-    *("numpy", "pandas", "sklearn.pipeline", "sklearn.compose", "sklearn.ensemble", "skops.io"),
-    *("uvicorn.protocols.http.httptools_impl", "uvicorn.loops.uvloop", "uvicorn.lifespan.off"),
-    "starlette.applications",
-)
+WARM = {
+    "numpy": (),
+    "treelite": ("treelite",),
+    "onnx": ("onnxruntime",),
+    "sklearn": ("pandas", "sklearn.pipeline", "sklearn.compose", "sklearn.ensemble", "skops.io"),
+}  # by runtime; and what every worker needs:
+COMMON = ("numpy", "uvicorn.protocols.http.httptools_impl", "uvicorn.loops.uvloop", "uvicorn.lifespan.off")
+COMMON += ("starlette.applications", "starlette.routing", "starlette.responses")
 THREADS = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")}
 THREADS |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # the allocator in pyarrow, which pandas imports
 OWN = "_DEPLOY_EXT_OWN"  # in the environment: the secret of whoever starts the server
@@ -75,9 +78,13 @@ READY = "ready"
 _log = logging.getLogger("deploy_ext")
 
 
-def warm() -> None:
-    """Import what nearly every worker needs; what is not installed here is not needed."""
-    for module in WARM:
+def warm(folder: str) -> None:
+    """Import what a worker for the bundle in `folder` needs; what is not installed here is not needed."""
+    try:
+        runtime = msgspec.json.decode((Path(folder) / "bundle.json").read_bytes())["runtime"]
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError):  # the worker will tell
+        runtime = ""
+    for module in (*COMMON, *WARM.get(runtime, WARM["sklearn"])):
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     gc.collect()
@@ -344,7 +351,7 @@ def main(argument: str) -> int:
     logging.basicConfig(format="%(asctime)s [%(process)d] %(levelname)s %(message)s", level=logging.INFO)
     plan = msgspec.json.decode(argument, type=Plan)
     report = socket.socket(fileno=plan.report)
-    warm()
+    warm(plan.release.folder)
     supervisor = Supervisor(plan, socket.socket(fileno=plan.listener))
     try:
         supervisor.begin()
