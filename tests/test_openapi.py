@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
 import schemathesis
 from jsonschema import Draft202012Validator
+from playwright.sync_api import Page, expect, sync_playwright
 from schemathesis.core.result import Ok
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+from stories import processes, until
 
+import deploy_ext
 from deploy_ext.bundle import Answers, make_example
 from deploy_ext.contract import infer
 from deploy_ext.output import Output
@@ -153,4 +164,101 @@ def test_the_page_names_no_other_address_and_tells_nothing_of_the_training_data(
     page = docs(told | {"info": {"title": HOSTILE[0], "version": HOSTILE[2]}}).decode()
     assert page.count("<script>") == page.count("</script>") == 1 and page.count(HOSTILE[2]) == 2
     assert "://" not in page and "default-src 'none'" in page
-    assert not [name for name in told["components"]["schemas"]["Row"]["properties"] if f"{name!r}" in page]
+    assert "carrier" not in page and "2013" not in page
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A project and the URL of its endpoint; the model's columns and categories have hostile names."""
+    folder = tmp_path_factory.mktemp("project")
+    numbers = np.arange(40)
+    data = pd.DataFrame({"delay": np.where(numbers == 3, np.nan, numbers * 1.5), "plane": 2**60 + numbers})
+    data[HOSTILE[0]] = np.where(numbers % 2, HOSTILE[1], HOSTILE[2])
+    encode = make_column_transformer((SimpleImputer(), ["delay"]), (OneHotEncoder(), [HOSTILE[0]]))
+    target = np.where(numbers > 20, "late", "on time")
+    model = make_pipeline(encode, LogisticRegression()).fit(data, target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEPLOY_EXT_PROJECT", str(folder))
+        patch.chdir(folder)
+        deploy_ext.register(model, "flights", data, target, range=("delay=-60..600",))
+        yield folder, deploy_ext.up("flights/1").url
+        for process in processes(folder):
+            process.kill()
+
+
+@pytest.fixture
+def tab(chromium: str) -> Iterator[tuple[Page, list[str]]]:
+    """A browser's tab, and everything that it asks for, says or complains of."""
+    quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    args = [*quiet.split(), "--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright:
+        page, seen = playwright.chromium.launch(executable_path=chromium, args=args).new_page(), []
+        page.on("request", lambda request: seen.append(request.url))
+        page.on("dialog", lambda dialog: seen.append(dialog.message))
+        page.on("pageerror", lambda error: seen.append(str(error)))
+        page.on("console", lambda message: seen.append(message.text) if "401" not in message.text else None)
+        yield page, seen
+
+
+@pytest.mark.server
+def test_what_the_server_tells_is_the_document(endpoint: tuple[Path, str]) -> None:
+    told = httpx.get(endpoint[1] + "/openapi.json").json()
+    schemathesis.openapi.from_dict(told).validate()
+    for path in ("/invocations", "/v2/models/{name}/infer"):
+        operation = told["paths"][path]["post"]
+        sent = operation["requestBody"]["content"]["application/json"]["example"]
+        answered = httpx.post(endpoint[1] + path.format(name="flights"), json=sent)
+        schema = operation["responses"][str(answered.status_code)]["content"]["application/json"]["schema"]
+        assert (answered.status_code, faults(told, schema, answered.json())) == (200, [])
+
+
+@pytest.mark.browser
+@pytest.mark.server
+def test_a_row_is_tried(endpoint: tuple[Path, str], tab: tuple[Page, list[str]]) -> None:
+    (_, url), (page, seen) = endpoint, tab
+    page.goto(url + "/docs")
+    page.get_by_label("plane").fill(str(2**60 + 1))  # which JavaScript cannot hold
+    with page.expect_request("**/invocations") as asked:
+        page.get_by_role("button", name="Predict").click()
+    assert json.loads(asked.value.post_data or "")["dataframe_records"][0]["plane"] == 2**60 + 1
+    expect(page.locator("#answer strong")).to_have_text(re.compile("^(late|on time)$"))
+    assert page.title() == "flights, version 1"
+    expect(page.get_by_label(HOSTILE[0])).to_be_visible()
+    assert seen == [f"{url}/docs", f"{url}/openapi.json", f"{url}/invocations"]
+
+
+@pytest.mark.browser
+@pytest.mark.server
+def test_a_fault_is_shown_at_its_field(endpoint: tuple[Path, str], tab: tuple[Page, list[str]]) -> None:
+    page = tab[0]
+    page.goto(endpoint[1] + "/docs")
+    delay = page.get_by_label("delay")
+    for wrong, told in (("601", "is above 600"), ("soon", "number"), ("-1e9", "is below -60")):
+        delay.fill(wrong)
+        delay.press("Enter")
+        expect(page.locator("#column-0-problem")).to_contain_text(told)
+        assert delay.get_attribute("aria-invalid") == "true"
+    delay.fill("")  # it may be missing
+    delay.press("Enter")
+    expect(page.locator("#answer strong")).to_have_class("good")
+    page.get_by_role("button", name="Back to the example").click()
+    expect(delay).not_to_have_value("")
+    expect(page.locator("#answer")).to_be_empty()
+
+
+@pytest.mark.browser
+@pytest.mark.server
+def test_the_page_asks_for_a_key(endpoint: tuple[Path, str], tab: tuple[Page, list[str]]) -> None:
+    (folder, url), (page, _) = endpoint, tab
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEPLOY_EXT_PROJECT", str(folder))
+        secret = deploy_ext.key_create("flights", role="predict").secret
+    until(lambda: httpx.get(url + "/openapi.json").status_code == 401, 5)
+    page.goto(url + "/docs")
+    for wrong in ("dx_nobody_x", secret):
+        page.get_by_label("Key").fill(wrong)
+        page.get_by_role("button", name="Open").click()
+        expect(page.locator("#room" if wrong == secret else "#key-problem")).not_to_be_empty()
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("#answer strong")).to_have_class("good")
+    assert secret not in page.content() and "$KEY" in page.locator("#curl").inner_text()

@@ -36,6 +36,7 @@ _ERRORS = {
     431: "The header is too large.",
     500: "The model itself failed on these rows.",
     503: "Not now: too many connections, an unloaded model, or a required journal that cannot be written.",
+    504: "The model did not answer in time.",
 }
 _HEADERS = {
     401: ("WWW-Authenticate", "string", "Which kind of key is asked for."),
@@ -83,7 +84,7 @@ class Operation:
 
     def errors(self, keys: bool) -> list[int]:
         """Every status that it can fail with; those about keys only where there are any."""
-        own = (404,) * ("{name}" in self.route) + (400, 413) * bool(self.body) + (422, 500) * self.asks
+        own = (404,) * ("{name}" in self.route) + (400, 413) * bool(self.body) + (422, 500, 504) * self.asks
         return sorted({*_SERVER, *own, *(_KEY if keys and self.role else ())})
 
 
@@ -259,7 +260,8 @@ def _answers(served: Served) -> dict[str, Any]:
     fault = {"row": {"type": ["integer", "null"]}, "column": _TEXT, "problem": _TEXT, "value": _ANY}
     tensor = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list(_COUNT)}) | {"description": _BINARY}
     told = _object({"prediction_ids": _list(_TEXT), "outliers": _list(_ref("Fault"))}, ["prediction_ids"])
-    predictions = {"predictions": _list(_label(served.contract.output)), "prediction_ids": _list(_TEXT)}
+    label = _label(served.contract.output)
+    predictions = {"predictions": _list(label), "prediction_ids": _list(_TEXT), "request_id": _TEXT}
     announced = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list({"type": "integer"})})  # -1: any number
     model = {"name": _TEXT, "versions": _list(_TEXT), "platform": _TEXT}
     true = {"type": "boolean"}
@@ -294,14 +296,14 @@ def _bodies(served: Served, example: Mapping[str, Any]) -> dict[str, Any]:
     """Bodies that may be sent as they stand, by the name of their schema, and what was answered."""
     i = _chosen(example)
     columns = {name: [values[i]] for name, values in example["columns"].items()}
-    prediction, ids = example["prediction"][i], ["0kqz1c-5-0"]
+    prediction, asked, ids = example["prediction"][i], "0kqz1c-5", ["0kqz1c-5-0"]
     data = {"predict": [prediction], "probabilities": (example["probabilities"] or {i: None})[i]}
     outputs = [o | {"shape": [1, *o["shape"][1:]], "data": data[o["name"]]} for o in metadata(served)["outputs"]]
     return {
         "InvocationRequest": {"dataframe_records": [{name: values[0] for name, values in columns.items()}]},
-        "InvocationResponse": {"predictions": [prediction], "prediction_ids": ids, **served.stamp},
+        "InvocationResponse": {"predictions": [prediction], "prediction_ids": ids, "request_id": asked, **served.stamp},
         "InferRequest": msgspec.json.decode(write_request(columns, served.contract)),
-        "InferResponse": {"id": "0kqz1c-5", "outputs": outputs, "parameters": {"prediction_ids": ids}, **served.stamp},
+        "InferResponse": {"id": asked, "outputs": outputs, "parameters": {"prediction_ids": ids}, **served.stamp},
         "FeedbackRequest": {"feedback": [{"prediction_id": ids[0], "outcome": prediction}]},
         "FeedbackResponse": {"accepted": 1, "unknown": [], "repeated": [], **served.stamp},
     }
