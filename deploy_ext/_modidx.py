@@ -81,6 +81,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'deploy_ext.card.Card.past': ('card.html#card.past', 'deploy_ext/card.py'),
                                  'deploy_ext.card.Card.purpose': ('card.html#card.purpose', 'deploy_ext/card.py'),
                                  'deploy_ext.card.Card.quality': ('card.html#card.quality', 'deploy_ext/card.py'),
+                                 'deploy_ext.card.Card.runs': ('card.html#card.runs', 'deploy_ext/card.py'),
                                  'deploy_ext.card.Card.standing': ('card.html#card.standing', 'deploy_ext/card.py'),
                                  'deploy_ext.card.Card.unknown': ('card.html#card.unknown', 'deploy_ext/card.py'),
                                  'deploy_ext.card.Expected': ('card.html#expected', 'deploy_ext/card.py'),

@@ -79,9 +79,9 @@ class Limits(Protocol):
     settings: Settings
     stamp: Mapping[str, Any] = {}  # what every answer tells
     began = 0.0  # when the request that is arriving did; 0.0: none is
-    head = 0  # bytes of its head, while that is incomplete
+    head = 0  # bytes of its head, as long as that is incomplete
     body = False  # is its head complete?
-    chunk = 0  # bytes that came last
+    chunk = 0  # bytes that came last, if they are all of this request
     idle = 0.0  # when the last answer was given
     stalled = 0.0  # since when the client does not read what it is sent; 0.0: it does
     surplus = False  # were there too many connections already?
@@ -98,10 +98,13 @@ class Limits(Protocol):
         if self.deaf:
             return
         self.chunk = len(data)
-        self.began = self.began or self.loop.time()
         super().data_received(data)
         if self.began:
             self._incomplete()
+
+    def on_message_begin(self) -> None:
+        self.began, self.head = self.loop.time(), 0
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         if self.surplus or len(self.headers) > FIELDS or self.head + self.chunk > HEAD:
@@ -110,7 +113,7 @@ class Limits(Protocol):
         self.body = True
 
     def on_message_complete(self) -> None:
-        self.began, self.head, self.body = 0.0, 0, False
+        self.began, self.chunk, self.body = 0.0, 0, False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -169,10 +172,10 @@ class Limits(Protocol):
             self.transport.close()
 
     def _late(self, limit: float) -> None:
-        if self.chunk:
-            self.refuse(408, f"the request did not arrive within {limit:g} s.")
-        else:  # it never said a word
+        if self.scope is None:  # it never said a word
             self.transport.close()
+        else:
+            self.refuse(408, f"the request did not arrive within {limit:g} s.")
 
     def refuse(self, status: int, told: str) -> None:
         """Answer the request that is arriving, in place of the app, and listen no more."""
