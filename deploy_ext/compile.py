@@ -377,9 +377,12 @@ def compile(
 
     `sample` are rows of the training data as the model eats them; `want` is one of `WANTED`, but pyfunc.
     Raises `InvalidRequest` with the reason when the one that is wanted does not prove equal."""
+    from threadpoolctl import threadpool_limits
+
     case, untranslated = _case(model, contract, sample, tolerance)
-    ways = _ways(case, want)
-    found = [attempt(case, kind, way) for kind, way in ways.items()]
+    with threadpool_limits(1):  # as a worker has
+        found = [attempt(case, kind, way) for kind, way in _ways(case, want).items()]
+        itself = _itself(case)
     tried, forms = [*untranslated, *(told for told, _ in found)], [form for _, form in found if form]
     if not forms and want not in ("auto", "sklearn"):
         why = "; ".join(f"{told.kind}: {told.reason}" for told in tried) or f"none suits a {named(case.estimator)}"
@@ -387,7 +390,7 @@ def compile(
     some, switch = _faster(forms) if forms else ([], None)
     runs, large = (*(form.told.kind for form in some), "", "")[:2]
     engine = some[0].plan.engine if some else "sklearn"
-    told = Compiled(engine, runs, large, switch, case.proof.rows, tolerance, _itself(case), tuple(tried))
+    told = Compiled(engine, runs, large, switch, case.proof.rows, tolerance, itself, tuple(tried))
     _write(case, some, told, Path(folder))
     return told
 
