@@ -85,6 +85,12 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
+def promtool() -> str:
+    """What knows the conventions of Prometheus."""
+    return shutil.which("promtool") or without("prometheus", "there is no promtool here")
+
+
+@pytest.fixture(scope="session")
 def lightgbm() -> ModuleType:
     """A library whose wheel needs OpenMP from the system."""
     try:
