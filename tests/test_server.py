@@ -236,12 +236,18 @@ def test_who_is_idle_or_computed_for_is_not_slow(hasty: Server) -> None:
     connection.close()
 
 
-def test_a_client_that_does_not_read_is_hung_up_on(hasty: Server) -> None:
+@pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"], ids=["keep-alive", "close"])
+def test_a_client_that_stops_reading_is_hung_up_on(hasty: Server, close: bytes) -> None:
     with hasty.connect() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.sendall(BEGIN.replace(b"/echo", b"/large") + b"Content-Length: 0\r\n\r\n")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.sendall(BEGIN.replace(b"/echo", b"/large") + close + b"Content-Length: 0\r\n\r\n")
         assert client.recv(10).startswith(b"HTTP/1.1")
-        until(lambda: hasty.open == 0)
+        began = time.monotonic()
+        while time.monotonic() - began < 3:  # several limits long it is slow
+            assert client.recv(100_000)
+            time.sleep(0.02)
+        assert hasty.open == 1
+        until(lambda: hasty.open == 0)  # and then it stops
         assert hasty.works()
 
 

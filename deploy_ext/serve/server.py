@@ -25,8 +25,8 @@ else:
     Protocol = object  # uvicorn is imported by those who serve
 
 # %% auto #0
-__all__ = ['QUIET', 'PATIENCE', 'HEAD', 'FIELDS', 'KEEP_ALIVE', 'LINGER', 'listen', 'drain', 'Limits', 'tls', 'loopback', 'guard',
-           'make_server']
+__all__ = ['QUIET', 'PATIENCE', 'HEAD', 'FIELDS', 'KEEP_ALIVE', 'PACE', 'LINGER', 'listen', 'drain', 'Limits', 'tls', 'loopback',
+           'guard', 'make_server']
 
 # %% ../../nbs/34_serve_server.ipynb #server-listen-code
 def listen(host: str, port: int, shared: bool = False) -> socket.socket:
@@ -70,6 +70,7 @@ async def drain(connections: set[Any], limit: float) -> None:
 HEAD = 32_768  # bytes of a request line with its headers
 FIELDS = 100  # headers of a request
 KEEP_ALIVE = 75  # seconds; longer than the 60 that most proxies and clients keep an idle connection for
+PACE = 65_536  # bytes that a client reads at least in `read_timeout` seconds, when so many wait for it
 LINGER = 2.0  # seconds that a refused client is listened to
 
 
@@ -83,7 +84,8 @@ class Limits(Protocol):
     body = False  # is its head complete?
     chunk = 0  # bytes that came last, if they are all of this request
     idle = 0.0  # when the last answer was given
-    stalled = 0.0  # since when the client does not read what it is sent; 0.0: it does
+    stalled = 0.0  # when there was more for the client to read than is good; 0.0: there is not
+    unread = 0  # how much it was then
     surplus = False  # were there too many connections already?
     deaf = False  # is it refused?
 
@@ -127,7 +129,7 @@ class Limits(Protocol):
             self._start_asgi_task(*self.pipeline.pop())
 
     def pause_writing(self) -> None:
-        self.stalled = self.loop.time()
+        self.stalled, self.unread = self.loop.time(), self.transport.get_write_buffer_size()
         super().pause_writing()
 
     def resume_writing(self) -> None:
@@ -160,11 +162,10 @@ class Limits(Protocol):
     def look(self, moment: float) -> None:
         """End what takes too long."""
         limit = self.settings.read_timeout
-        if self.transport.is_closing():  # it waits for the client to read the rest
+        if self.stalled or self.transport.is_closing():  # which it does when the client has read all
             self.stalled = self.stalled or moment
-        if self.stalled:
             if moment - self.stalled > limit:
-                self.transport.abort()
+                self._unread(moment)
         elif self.began:
             if moment - self.began > limit:
                 self._late(limit)
@@ -176,6 +177,13 @@ class Limits(Protocol):
             self.transport.close()
         else:
             self.refuse(408, f"the request did not arrive within {limit:g} s.")
+
+    def _unread(self, moment: float) -> None:
+        """Hang up on a client that reads more slowly than `PACE`."""
+        before, self.unread = self.unread, self.transport.get_write_buffer_size()
+        if before - self.unread < PACE:
+            self.transport.abort()
+        self.stalled = moment
 
     def refuse(self, status: int, told: str) -> None:
         """Answer the request that is arriving, in place of the app, and listen no more."""
