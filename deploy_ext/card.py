@@ -14,6 +14,7 @@ from typing import Any
 
 from .bundle import Bundle, open_bundle
 from .column import QUANTILES, Column
+from .compile import Compiled
 from .core import DeployError, now, project
 from .profile import ColumnProfile
 from .records import Event, Listing, ModelRef, Record, Verdict, Version, cell
@@ -129,6 +130,7 @@ class Card(Record):
     answers: str | None = None
     target: str | None = None
     rows: int | None = None  # of the training data
+    compiled: Compiled | None = None  # what answers in place of the model, and what was tried
     history: tuple[Event, ...] = ()
     faults: tuple[str, ...] = ()  # what is wrong with the ledger
     broken: str = ""
@@ -163,6 +165,11 @@ class Card(Record):
     def origin(self) -> Facts:
         """Where does it come from?"""
         return Facts("where it comes from", origin(self.version, self.rows))
+
+    @property
+    def runs(self) -> Record:
+        """What answers, and is it the same as the model?"""
+        return self.compiled or Facts("what answers", {"runtime": self.version.runtime})
 
     @property
     def past(self) -> Listing:
@@ -284,7 +291,8 @@ def collect(
         return Card(version, **told)
     contract, profile = bundle.contract, bundle.profile
     columns = tuple(expected(c, profile[c.name]) for c in contract.columns)
-    return Card(version, columns, str(contract.output), contract.target, profile.n, **told)
+    compiled = Compiled.from_dict(bundle.form["compiled"]) if bundle.form else None
+    return Card(version, columns, str(contract.output), contract.target, profile.n, compiled, **told)
 
 
 def card(ref: str | ModelRef) -> Card:

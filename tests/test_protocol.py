@@ -309,6 +309,7 @@ def test_the_answer_has_what_was_asked_for() -> None:
         "model_name": "flights",
         "model_version": "3",
         "id": "a",
+        "parameters": {},
         "outputs": [
             {
                 "name": "probabilities",

@@ -33,6 +33,7 @@ HEADINGS = [
     "How good it is",
     "Was it allowed",
     "Where it comes from",
+    "What answers",
     "What happened to it",
     "What is not known",
 ]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['Headers', 'LARGE', 'Handler', 'Counters', 'Serving', 'served_from', 'Gone', 'read_body', 'json_length', 'Way', 'ways',
-           'Predictions', 'refusal', 'build']
+           'Unloaded', 'Predictions', 'refusal', 'build']
 
 # %% ../../nbs/34_serve_app.ipynb #app-counters-code
 class Counters:
@@ -44,6 +44,7 @@ class Counters:
     def __init__(self, slots: int = 8):
         self.slots = slots
         self._cells = memoryview(mmap.mmap(-1, slots * 16)).cast("Q")
+        self.unloaded: MutableSequence[int] = memoryview(mmap.mmap(-1, 8)).cast("Q")  # pyright: ignore
 
     def slot(self, worker: int) -> MutableSequence[int]:
         """The pair [requests, errors] that the worker of this running number counts in."""
@@ -67,6 +68,7 @@ class Serving:
     settings: Settings
     keys: Keys
     tally: MutableSequence[int]
+    unloaded: MutableSequence[int]  # one cell that all workers share: 1 while nobody is answered
     own: bytes = b""  # the header of whoever started this server, for whom it is always open
 
     def admit(self, authorization: bytes | None, role: str) -> Key | None:
@@ -137,6 +139,12 @@ def ways(served: Served) -> dict[str, Way]:
     return named | {"/invocations": Way(read_invocation, invocation.write_invocation)}
 
 
+class Unloaded(DeployError):
+    """Nobody is answered: the model was unloaded over the repository extension."""
+
+    status = 503
+
+
 class Predictions:
     """The ASGI application that answers predictions, and hands every other request to `others`."""
 
@@ -165,7 +173,12 @@ class Predictions:
         served, asked, request_id, began = self.serving.served, None, self.new_id(), time.monotonic()
         try:
             key = self.serving.admit(headers.get(b"authorization"), "predict")
+            if self.serving.unloaded[0]:
+                raise Unloaded(f"{served.name} was unloaded. Whoever has an admin key can load it again.")
             body = await read_body(receive, self.serving.settings.max_body)
+            if encoding := headers.get(b"content-encoding"):
+                limit = self.serving.settings.max_body
+                body = protocol.decompressed(body, encoding.decode("latin-1"), limit)
             if len(body) < LARGE:
                 asked = way.read(body, headers)
             else:
@@ -226,25 +239,45 @@ def build(serving: Serving) -> Predictions:
     from starlette.routing import Route
 
     served, model = serving.served, "/v2/models/{name}"
-    document = openapi.openapi(served, serving.runtime.bundle.example, serving.keys.needed(served.name))
+    document = openapi.openapi(served, serving.runtime.bundle.example, keys=True)
 
-    def guarded(handler: Handler) -> Handler:
-        """A handler that asks for a key of the model, whatever its role."""
+    def guarded(handler: Handler, role: str = "any") -> Handler:
+        """A handler that asks for a key of the model, with this role."""
 
         async def asked(request: Request) -> Response:
             authorization = request.headers.get("authorization")
-            serving.admit(authorization.encode("latin-1") if authorization else None, "any")
+            serving.admit(authorization.encode("latin-1") if authorization else None, role)
             return await handler(request)
 
         return asked
+
+    async def ready(request: Request) -> Response:
+        told = {"ready": not serving.unloaded[0]}
+        return _reply(200 if told["ready"] else 503, msgspec.json.encode(told | served.stamp))
+
+    async def index(request: Request) -> Response:
+        body = await read_body(request.receive, serving.settings.max_body)
+        wanted = protocol.parse(body or b"{}", infer.IndexRequest)
+        return _reply(200, msgspec.json.encode(infer.repository_index(served, not serving.unloaded[0], wanted)))
+
+    def load(unloaded: int) -> Handler:
+        async def handler(request: Request) -> Response:
+            protocol.require_served(served, **request.path_params)
+            serving.unloaded[0] = unloaded
+            return _reply(200, msgspec.json.encode(served.stamp))
+
+        return handler
 
     routes = [
         *(Route(path, _constant(served, {})) for path in ("/ping", "/health")),
         Route("/version", _constant(served, {"version": __version__})),
         Route("/v2", _constant(served, infer.server_metadata())),
         Route("/v2/health/live", _constant(served, {"live": True})),
-        Route("/v2/health/ready", _constant(served, {"ready": True})),
+        Route("/v2/health/ready", ready),
         Route("/openapi.json", guarded(_content(msgspec.json.encode(document), "application/json"))),
+        Route("/v2/repository/index", guarded(index, "admin"), methods=["POST"]),
+        Route("/v2/repository/models/{name}/load", guarded(load(0), "admin"), methods=["POST"]),
+        Route("/v2/repository/models/{name}/unload", guarded(load(1), "admin"), methods=["POST"]),
         Route("/docs", _content(openapi.docs(document), "text/html; charset=utf-8")),
     ]
     for path in (model, model + "/versions/{version}"):
@@ -259,11 +292,14 @@ def build(serving: Serving) -> Predictions:
         reply.raw_headers += error.headers if isinstance(error, Refused) else []
         return reply
 
+    async def gone(request: Request, error: Any) -> Response:
+        return _reply(400, b"{}")  # nobody reads it
+
     async def no_such_path(request: Request, error: Any) -> Response:
         told = f"{request.method} {request.url.path:.80}: {error.detail}. The paths are told at /docs."
         return _reply(error.status_code, msgspec.json.encode({"error": told} | served.stamp))
 
-    app = Starlette(routes=routes, exception_handlers={DeployError: failed, HTTPException: no_such_path})
+    app = Starlette(routes=routes, exception_handlers={DeployError: failed, HTTPException: no_such_path, Gone: gone})
     app.router.redirect_slashes = False
     return Predictions(serving, app)
 

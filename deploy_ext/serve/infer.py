@@ -19,7 +19,7 @@ from ..core import InvalidRequest, nearest
 from .protocol import FAMILY, INTEGERS, Asked, Served, checked, datatype, parse, told_fault
 
 # %% auto #0
-__all__ = ['Tensor', 'Wanted', 'InferRequest', 'read_infer', 'write_infer', 'server_metadata']
+__all__ = ['Tensor', 'Wanted', 'InferRequest', 'read_infer', 'write_infer', 'server_metadata', 'IndexRequest', 'repository_index']
 
 # %% ../../nbs/33_serve_infer.ipynb #infer-body-code
 class Tensor(msgspec.Struct):
@@ -48,20 +48,24 @@ class InferRequest(msgspec.Struct):
     parameters: dict[str, Any] = {}
 
 
-def _values(tensor: Tensor) -> list[Any]:
-    """The values of `tensor` in row order. Raises `InvalidRequest` when datatype, shape and data disagree."""
+def _values(tensor: Tensor, wide: int = 1) -> list[Any]:
+    """The values of `tensor` in row order, `wide` in a row.
+
+    Raises `InvalidRequest` when datatype, shape and data disagree."""
     data, shape = tensor.data, tensor.shape
     if tensor.datatype not in FAMILY:
         hint = nearest(tensor.datatype, FAMILY)
-        raise InvalidRequest(f"input '{tensor.name}': no datatype {tensor.datatype!r:.80}. {hint}")
+        raise InvalidRequest(f"input {tensor.name!r:.80}: no datatype {tensor.datatype!r:.80}. {hint}")
     if not 1 <= len(shape) <= 2 or min(shape) < 1:
-        raise InvalidRequest(f"input '{tensor.name}': the shape is [rows] or [rows, columns], at least one each.")
+        raise InvalidRequest(f"input {tensor.name!r:.80}: the shape is [rows] or [rows, columns], at least one each.")
+    if len(shape) == 2 and shape[1] != wide:
+        raise InvalidRequest(f"input {tensor.name!r:.80}: a column has the shape [rows] or [rows, 1], not {shape}.")
     if data is None:
-        raise InvalidRequest(f"input '{tensor.name}' has no data.")
+        raise InvalidRequest(f"input {tensor.name!r:.80} has no data.")
     if len(shape) == 2 and data and all(isinstance(row, list) and len(row) == shape[1] for row in data):
         data = [value for row in data for value in row]
     if len(data) != math.prod(shape):
-        raise InvalidRequest(f"input '{tensor.name}': {len(data)} values do not fill the shape {shape}.")
+        raise InvalidRequest(f"input {tensor.name!r:.80}: {len(data)} values do not fill the shape {shape}.")
     return data
 
 
@@ -83,8 +87,8 @@ def _take_binary(tensors: list[Tensor], raw: memoryview) -> None:
         if tensor.data is None:
             size = tensor.parameters.get("binary_data_size")
             if type(size) is not int or not 0 <= size <= len(raw) - at:
-                told = f"input '{tensor.name}': binary_data_size is {size!r:.40}, and {len(raw) - at} bytes are left."
-                raise InvalidRequest(told)
+                told = f"binary_data_size is {size!r:.40}, and {len(raw) - at} bytes are left"
+                raise InvalidRequest(f"input {tensor.name!r:.80}: {told}.")
             tensor.data = _from_bytes(tensor, raw[at : at + size])
             at += size
     if at != len(raw):
@@ -95,10 +99,10 @@ def _from_bytes(tensor: Tensor, raw: memoryview) -> list[Any]:
     if tensor.datatype == "BYTES":
         return list(_texts(tensor.name, raw))
     if tensor.datatype not in _BINARY:
-        raise InvalidRequest(f"input '{tensor.name}': no datatype {tensor.datatype!r:.80}. {nearest('', _BINARY)}")
+        raise InvalidRequest(f"input {tensor.name!r:.80}: no datatype {tensor.datatype!r:.80}. {nearest('', _BINARY)}")
     dtype = np.dtype(_BINARY[tensor.datatype])
     if len(raw) % dtype.itemsize:
-        raise InvalidRequest(f"input '{tensor.name}': {len(raw)} bytes are no whole number of {tensor.datatype}.")
+        raise InvalidRequest(f"input {tensor.name!r:.80}: {len(raw)} bytes are no whole number of {tensor.datatype}.")
     values = np.frombuffer(raw, dtype)
     if dtype.kind != "f" or np.isfinite(values).all():
         return values.tolist()
@@ -111,11 +115,11 @@ def _texts(name: str, raw: memoryview) -> Iterator[str]:
     while at < len(raw):
         stop = at + 4 + int.from_bytes(raw[at : at + 4], "little")
         if at + 4 > len(raw) or stop > len(raw):
-            raise InvalidRequest(f"input '{name}': a text is longer than what is left of the bytes.")
+            raise InvalidRequest(f"input {name!r:.80}: a text is longer than what is left of the bytes.")
         try:
             yield str(raw[at + 4 : stop], "utf-8")
         except UnicodeDecodeError as e:
-            raise InvalidRequest(f"input '{name}': a text is not UTF-8.") from e
+            raise InvalidRequest(f"input {name!r:.80}: a text is not UTF-8.") from e
         at = stop
 
 
@@ -175,7 +179,7 @@ def _split(tensors: list[Tensor], contract: Contract) -> list[Tensor]:
         return tensors
     if any(FAMILY[datatype(c)] == "text" for c in contract.columns):
         raise InvalidRequest("one tensor for all columns is for numeric models; send one tensor a column.")
-    one, values = tensors[0], _values(tensors[0])
+    one, values = tensors[0], _values(tensors[0], wide)
     names = [c.name for c in contract.columns]
     return [Tensor(n, [one.shape[0]], one.datatype, values[i::wide]) for i, n in enumerate(names)]
 
@@ -218,13 +222,26 @@ def write_infer(served: Served, asked: Asked, answers: Answers, request_id: str)
         else:
             output["data"] = values.ravel().tolist()
         outputs.append(output)
-    reply: dict[str, Any] = {**served.stamp, "id": request_id, "outputs": outputs}
-    if asked.flags:
-        reply["parameters"] = {"outliers": [told_fault(f) for f in asked.flags]}
-    head = msgspec.json.encode(reply)
+    parameters = {"outliers": [told_fault(f) for f in asked.flags]} if asked.flags else {}
+    head = msgspec.json.encode({**served.stamp, "id": request_id, "parameters": parameters, "outputs": outputs})
     return (b"".join([head, *raw]), len(head)) if raw else (head, None)
 
 # %% ../../nbs/33_serve_infer.ipynb #infer-server-code
 def server_metadata() -> dict[str, Any]:
     """The V2 server metadata."""
-    return {"name": "deploy_ext", "version": __version__, "extensions": ["binary_tensor_data"]}
+    return {"name": "deploy_ext", "version": __version__, "extensions": ["binary_tensor_data", "model_repository"]}
+
+
+class IndexRequest(msgspec.Struct):
+    """The body of a repository index call; with `ready` only models that answer are told."""
+
+    ready: bool = False
+
+
+def repository_index(served: Served, loaded: bool, request: IndexRequest) -> list[dict[str, str]]:
+    """What is in the repository: the one model that this endpoint has.
+
+    Source: Triton's model repository extension."""
+    told = {"name": served.name, "version": str(served.version)}
+    told |= {"state": "READY", "reason": ""} if loaded else {"state": "UNAVAILABLE", "reason": "unloaded"}
+    return [told] if loaded or not request.ready else []

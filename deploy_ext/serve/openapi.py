@@ -93,11 +93,6 @@ OPERATIONS = {
         Operation("POST /invocations", "Predict (MLflow)", "InvocationResponse", "InvocationRequest", "predict"),
         Operation("POST /v2/models/{name}/infer", "Predict (V2)", "InferResponse", "InferRequest", "predict"),
     ),
-    "feedback": (
-        Operation(
-            "POST /v2/models/{name}/feedback", "Say what came true", "FeedbackResponse", "FeedbackRequest", "feedback"
-        ),
-    ),
     "model": (
         Operation("GET /v2/models/{name}", "What it expects and answers", "Model", "", "any"),
         Operation("GET /v2/models/{name}/ready", "Is it ready?", "ModelReady", "", "any"),
@@ -109,7 +104,6 @@ OPERATIONS = {
         Operation("GET /ping", "Is it alive? (MLflow)", "Stamp"),
         Operation("GET /health", "Is it alive? (MLflow)", "Stamp"),
         Operation("GET /version", "The version of its software", "Version"),
-        Operation("GET /metrics", "Figures for Prometheus", "text/plain", "", "any"),
         Operation("GET /openapi.json", "This document", "Document", "", "any"),
         Operation("GET /docs", "This document as a page", "text/html"),
     ),
@@ -237,8 +231,6 @@ def _requests(served: Served) -> dict[str, Any]:
         "InvocationRequest": {"oneOf": [_object({n: form, "params": _OPEN}, [n]) for n, form in forms.items()]},
         "Tensor": _object(tensor, ["name", "shape", "datatype"]),
         "InferRequest": _object(infer, ["inputs"]),
-        "Outcome": _object({"prediction_id": _TEXT, "outcome": _label(served.contract.output)}),
-        "FeedbackRequest": {"oneOf": [_object({"feedback": _list(_ref("Outcome"))}), _ref("Outcome")]},
         "IndexRequest": _object({"ready": {"type": "boolean"}}, []),
     }
 
@@ -259,16 +251,15 @@ def _answers(served: Served) -> dict[str, Any]:
     stamp = {name: {"type": "string"} for name in served.stamp}
     fault = {"row": {"type": ["integer", "null"]}, "column": _TEXT, "problem": _TEXT, "value": _ANY}
     tensor = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list(_COUNT)}) | {"description": _BINARY}
-    told = _object({"prediction_ids": _list(_TEXT), "outliers": _list(_ref("Fault"))}, ["prediction_ids"])
+    told = _object({"outliers": _list(_ref("Fault"))}, [])
     label = _label(served.contract.output)
-    predictions = {"predictions": _list(label), "prediction_ids": _list(_TEXT), "request_id": _TEXT}
+    predictions = {"predictions": _list(label), "request_id": _TEXT}
     announced = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list({"type": "integer"})})  # -1: any number
     model = {"name": _TEXT, "versions": _list(_TEXT), "platform": _TEXT}
     true = {"type": "boolean"}
     made = {
         "InvocationResponse": predictions,
         "InferResponse": {"id": _TEXT, "parameters": told, "outputs": _list(tensor)},
-        "FeedbackResponse": {"accepted": _COUNT, "unknown": _list(_TEXT), "repeated": _list(_TEXT)},
         "Model": {**model, "inputs": _list(announced), "outputs": _list(announced)},
         "ModelReady": {"name": _TEXT, "ready": true},
         "Server": {"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)},
@@ -296,16 +287,14 @@ def _bodies(served: Served, example: Mapping[str, Any]) -> dict[str, Any]:
     """Bodies that may be sent as they stand, by the name of their schema, and what was answered."""
     i = _chosen(example)
     columns = {name: [values[i]] for name, values in example["columns"].items()}
-    prediction, asked, ids = example["prediction"][i], "0kqz1c-5", ["0kqz1c-5-0"]
+    prediction, asked = example["prediction"][i], "0kqz1c-5"
     data = {"predict": [prediction], "probabilities": (example["probabilities"] or {i: None})[i]}
     outputs = [o | {"shape": [1, *o["shape"][1:]], "data": data[o["name"]]} for o in metadata(served)["outputs"]]
     return {
         "InvocationRequest": {"dataframe_records": [{name: values[0] for name, values in columns.items()}]},
-        "InvocationResponse": {"predictions": [prediction], "prediction_ids": ids, "request_id": asked, **served.stamp},
+        "InvocationResponse": {"predictions": [prediction], "request_id": asked, **served.stamp},
         "InferRequest": msgspec.json.decode(write_request(columns, served.contract)),
-        "InferResponse": {"id": asked, "outputs": outputs, "parameters": {"prediction_ids": ids}, **served.stamp},
-        "FeedbackRequest": {"feedback": [{"prediction_id": ids[0], "outcome": prediction}]},
-        "FeedbackResponse": {"accepted": 1, "unknown": [], "repeated": [], **served.stamp},
+        "InferResponse": {"id": asked, "outputs": outputs, "parameters": {}, **served.stamp},
     }
 
 # %% ../../nbs/33_serve_openapi.ipynb #openapi-document-code

@@ -5,6 +5,7 @@
 # %% ../../nbs/32_serve_protocol.ipynb #protocol-imports
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +18,8 @@ from ..core import ContractViolated, DeployError, InvalidRequest, TimedOut
 
 # %% auto #0
 __all__ = ['INTEGERS', 'FAMILY', 'Body', 'Served', 'NoSuchModel', 'TooLarge', 'write_error', 'told_fault', 'require_served',
-           'datatype', 'metadata', 'parse', 'Asked', 'checked', 'write_request', 'OutputTensor', 'Reply', 'Answered',
-           'read_reply', 'curl']
+           'datatype', 'metadata', 'parse', 'decompressed', 'Asked', 'checked', 'write_request', 'OutputTensor',
+           'Reply', 'Answered', 'read_reply', 'curl']
 
 # %% ../../nbs/32_serve_protocol.ipynb #protocol-served-code
 @dataclass(frozen=True)
@@ -148,6 +149,27 @@ def parse(body: bytes | memoryview, kind: type[Body]) -> Body:
         raise InvalidRequest(f"the body is not JSON: {e}.") from e
     except RecursionError as e:
         raise InvalidRequest("the body is nested too deeply.") from e
+
+
+_ENCODINGS = {"gzip": 31, "deflate": 15}  # zlib's window bits
+
+
+def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
+    """A body that was sent compressed. Raises `TooLarge` as soon as it is longer than `limit`, `InvalidRequest`."""
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in _ENCODINGS:
+        raise InvalidRequest(f"no Content-Encoding {encoding!r:.40} here. Known: {', '.join(_ENCODINGS)}.")
+    reader = zlib.decompressobj(_ENCODINGS[encoding])
+    try:
+        found = reader.decompress(body, limit + 1)
+    except zlib.error as e:
+        raise InvalidRequest(f"the body is not {encoding}: {e}.") from e
+    if len(found) > limit:
+        raise TooLarge(f"the body has more than {limit:,} bytes. Send the rows in several requests.")
+    if not reader.eof or reader.unused_data:
+        raise InvalidRequest(f"the body is not {encoding}: it ends too soon or too late.")
+    return found
 
 # %% ../../nbs/32_serve_protocol.ipynb #protocol-asked-code
 @dataclass(slots=True)

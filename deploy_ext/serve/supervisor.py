@@ -106,14 +106,16 @@ def _die_with(parent: int) -> None:
 
 
 def work(
-    plan: Plan, release: Release, listener: socket.socket, tally: Any, limits: Any, told: Callable[[str], None]
+    plan: Plan, release: Release, listener: socket.socket, counts: tuple[Any, Any, Any], told: Callable[[str], None]
 ) -> None:
     """Load, answer the stored example, tell `READY`, serve until SIGTERM. Raises what went wrong before that."""
     runtime = load(release.folder, expect=release.digest)
     runtime.verify()
+    tally, unloaded, limits = counts
     keys = Keys(Path(plan.keys), limits, required=not loopback(plan.settings.host))
-    serving = Serving(runtime, served_from(runtime, release.version), plan.settings, keys, tally, own_header())
-    server = make_server(build(serving), lambda: told(READY), plan.settings, serving.served.stamp)
+    served = served_from(runtime, release.version)
+    serving = Serving(runtime, served, plan.settings, keys, tally, unloaded, own_header())
+    server = make_server(build(serving), lambda: told(READY), plan.settings, served.stamp)
     server.run(sockets=[listener])
 
 
@@ -171,7 +173,7 @@ class Supervisor:
         reader, writer = os.pipe()
         if (pid := os.fork()) == 0:
             os.close(reader)
-            given = self.plan, release, self.listener, tally, self.limits
+            given = self.plan, release, self.listener, (tally, self.counters.unloaded, self.limits)
             _become_worker(parent, writer, lambda tell: work(*given, tell))
         os.close(writer)
         ready, _, _ = select.select([reader], [], [], self.plan.settings.start_timeout)
