@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bundles import cell, flights, reseal, write
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from deploy_ext.bundle import Bundle, answer, make_example, open_bundle, seal
+from deploy_ext.bundle import Answers, Bundle, answer, compare, make_example, open_bundle, seal
 from deploy_ext.contract import infer
 from deploy_ext.core import InvalidRequest, VerificationFailed
 from deploy_ext.output import describe_output
@@ -193,3 +194,20 @@ def test_sklearn_needs_no_mlflow(tmp_path: Path) -> None:
     bundle = write(LogisticRegression().fit(X, Y), tmp_path / "b", X)
     assert "mlflow" not in check(bundle.folder)[0]["modules"]
     assert load(bundle.folder).verify() == 20
+
+
+def test_a_bundle_without_a_form_answers_by_its_object(tmp_path: Path) -> None:
+    runtime = load(write(LogisticRegression().fit(X, Y), tmp_path / "b", X).folder)
+    assert (runtime.kind, runtime.bundle.form, runtime.bundle.tolerance) == ("sklearn", None, 0.0)
+    assert runtime.predict(runtime.bundle.example["columns"]).probabilities is not None
+    assert list(runtime.measure()) == [1, 16, 256] and all(s > 0 for s in runtime.measure().values())
+
+
+@pytest.mark.parametrize(("away", "same"), [(1e-7, True), (1e-5, False)])
+def test_a_form_may_be_as_far_away_as_was_proved(tmp_path: Path, away: float, same: bool) -> None:
+    """The example holds the answers of the model, which a form may miss by the tolerance."""
+    bundle = write(LogisticRegression().fit(X, Y), tmp_path / "b", X)
+    example = bundle.example
+    near = Answers(np.array(example["prediction"]), np.array(example["probabilities"]) + np.array([away, -away]))
+    assert (compare(example, near, tolerance=1e-6) is None) == same
+    assert compare(example, near) is not None
