@@ -103,7 +103,8 @@ def _prove(endpoint: Endpoint, bundle: Bundle, timeout: float, secret: str) -> N
     answered = ask(endpoint, example["columns"], bundle.contract, timeout, secret)
     by_label = answered.probabilities
     probabilities = None if by_label is None else np.array(list(by_label.values()), float).T
-    if difference := compare(example, Answers(np.array(answered.prediction, object), probabilities)):
+    said = Answers(np.array(answered.prediction, object), probabilities)
+    if difference := compare(example, said, bundle.tolerance):
         raise EndpointFailed(f"{endpoint.name} answers the stored example differently over HTTP: {difference}.")
 
 # %% ../nbs/36_targets.ipynb #targets-port-code

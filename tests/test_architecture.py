@@ -48,8 +48,10 @@ def test_the_floors_are_the_numbers_of_the_notebooks() -> None:
     numbers = {}
     for page in (REPO / "nbs").glob("*.ipynb"):
         module = re.search(r"#\|\s*default_exp\s+([\w.]+)", page.read_text())
-        assert module, f"{page.name} has no default_exp"
-        numbers[f"deploy_ext.{module[1]}"] = int(page.name[:2])
+        if module:
+            numbers[f"deploy_ext.{module[1]}"] = int(page.name[:2])
+        else:  # a page to read, without a module
+            assert "#| export" not in page.read_text(), f"{page.name} has no default_exp"
     contracts = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     for contract in (c for c in contracts if c["type"] == "layers"):
         layers = [re.findall(r"\w+", layer) for layer in contract["layers"]]

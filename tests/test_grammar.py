@@ -64,9 +64,7 @@ fragment = st.sampled_from(
     ["--data", "--name", "flights", "--", "-", "--force", "help", "--help", "-1", "--to=3", "=", ""]
 )
 word = fragment | st.text() | st.builds("--{}={}".format, st.sampled_from(["name", "nmae", ""]), st.text())
-sentence = st.sampled_from([[], *map(str.split, COMMANDS)]).flatmap(
-    lambda verb: st.lists(word).map(lambda w: verb + w)
-)
+sentence = st.sampled_from([[], *map(str.split, COMMANDS)]).flatmap(lambda verb: st.lists(word).map(lambda w: verb + w))
 
 
 def harmless(face: Face) -> Face:
