@@ -190,7 +190,7 @@ def test_triton_s_client(binary: bool) -> None:
     assert asked.binary == ({"predict", "probabilities"} if binary else {"predict"})
     answers = Answers(np.array(["no", "é", ""], object), np.array([[0.9, 0.1]] * 3))
     content, length = write_infer(SERVED, asked, answers, "r")
-    result = InferenceServerClient.parse_response_body(content, header_length=length)
+    result: Any = InferenceServerClient.parse_response_body(content, header_length=length)
     assert [text.decode() for text in result.as_numpy("predict")] == ["no", "é", ""]
     assert result.as_numpy("probabilities").tolist() == [[0.9, 0.1]] * 3
 
