@@ -76,7 +76,7 @@ class Lookup:
     def __call__(self, columns: Columns) -> list[float]:
         """The numbers of a column's values. Raises `ValueError` for a value that nothing stands for."""
         get, unknown = self.table.get, self.unknown
-        found = [get(None if value != value else value, unknown) for value in columns[self.name]]
+        found = [get(value, unknown) for value in columns[self.name]]
         if unknown is None and None in found:
             value = columns[self.name][found.index(None)]
             raise ValueError(f"column '{self.name}': {value!r:.60} is no category that the model knows")
