@@ -1064,6 +1064,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'deploy_ext.serve.server.loopback': ('serve_server.html#loopback', 'deploy_ext/serve/server.py'),
                                          'deploy_ext.serve.server.make_server': ( 'serve_server.html#make_server',
                                                                                   'deploy_ext/serve/server.py'),
+                                         'deploy_ext.serve.server.public': ('serve_server.html#public', 'deploy_ext/serve/server.py'),
                                          'deploy_ext.serve.server.tls': ('serve_server.html#tls', 'deploy_ext/serve/server.py')},
             'deploy_ext.serve.supervisor': { 'deploy_ext.serve.supervisor.Order': ( 'serve_supervisor.html#order',
                                                                                     'deploy_ext/serve/supervisor.py'),

@@ -172,14 +172,6 @@ class Settings:
     read_timeout: float = 20.0  # seconds a client may take to send a request once it began
     answer_digits: int | None = None  # decimals of probabilities and numbers that a predict key is shown; None: all
     labels_only: bool = False  # a predict key is shown no probabilities
-    journal: str = "on"  # off, on, fsync (survives a power cut too) or required (no answer that is not written)
-    journal_mb: float = 64.0  # megabytes after which a journal segment is closed ...
-    journal_hours: float = 1.0  # ... or hours
-    journal_days: float = 90.0  # how long the journal is kept
-    journal_gb: float = 10.0  # and how large one model's may become
-    journal_drop: tuple[str, ...] = ()  # columns that are not written
-    journal_hash: tuple[str, ...] = ()  # columns that are written as a salted hash
-    journal_round: tuple[str, ...] = ()  # numeric columns that are written rounded: age=10 writes tens
 
 
 def project(start: str | Path | None = None) -> Path:

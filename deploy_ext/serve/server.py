@@ -26,7 +26,7 @@ else:
 
 # %% auto #0
 __all__ = ['QUIET', 'PATIENCE', 'HEAD', 'FIELDS', 'KEEP_ALIVE', 'PACE', 'LINGER', 'listen', 'drain', 'Limits', 'tls', 'loopback',
-           'guard', 'make_server']
+           'public', 'guard', 'make_server']
 
 # %% ../../nbs/34_serve_server.ipynb #server-listen-code
 def listen(host: str, port: int, shared: bool = False) -> socket.socket:
@@ -236,10 +236,15 @@ def loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def public(settings: Settings) -> bool:
+    """Can others than this machine's users reach the server, by itself or through a proxy?"""
+    return settings.behind_proxy or not loopback(settings.host)
+
+
 def guard(settings: Settings, keys_exist: bool) -> None:
     """Raise `InvalidRequest` when a server with these settings would be open, or its keys readable on the way."""
     secure = tls(settings) is not None or settings.behind_proxy
-    if loopback(settings.host):
+    if not public(settings):
         return
     if not keys_exist:
         told = "anybody could ask. Create a key first: deploy-ext key create MODEL --role predict"

@@ -29,7 +29,7 @@ from ..core import DeployError, EndpointFailed, Settings, TimedOut
 from .app import Counters, Serving, build, served_from
 from .keys import SLOTS, Keys
 from .runtime import load
-from .server import loopback, make_server
+from .server import make_server, public
 
 # %% auto #0
 __all__ = ['WARM', 'COMMON', 'THREADS', 'OWN', 'READY', 'STEADY', 'MANY', 'Release', 'Plan', 'warm', 'own_header', 'work',
@@ -112,7 +112,7 @@ def work(
     runtime = load(release.folder, expect=release.digest)
     runtime.verify()
     tally, unloaded, limits = counts
-    keys = Keys(Path(plan.keys), limits, required=not loopback(plan.settings.host))
+    keys = Keys(Path(plan.keys), limits, required=public(plan.settings))
     served = served_from(runtime, release.version)
     serving = Serving(runtime, served, plan.settings, keys, tally, unloaded, own_header())
     server = make_server(build(serving), lambda: told(READY), plan.settings, served.stamp)
