@@ -6,6 +6,7 @@ import json
 import ssl
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,37 @@ def test_what_mlflow_s_own_client_code_sends(endpoint: Endpoint) -> None:
     client.ping()
     answered = client.invoke(ROWS)
     assert answered.get_predictions()[0].tolist() == EXPECTED
+
+
+# many at once
+
+
+def test_everybody_gets_his_own_answer(endpoint: Endpoint) -> None:
+    """Questions that arrive together are answered together: none may get another's rows, nor suffer for them."""
+    wrong = {"dataframe_records": [{"dep_delay": "late", "hour": 1, "carrier": "AA"}]}
+
+    def client(number: int) -> list[str]:
+        rows: Any = flights(100 + number).head(60)[COLUMNS]
+        chances, seen = MODEL.predict_proba(rows), []
+        with httpx.Client(base_url=endpoint.url) as http:
+            for at in range(0, 60, 1 + number % 3):
+                part, expected = rows[at : at + 1 + number % 3], chances[at : at + 1 + number % 3]
+                body = {"id": f"{number}-{at}", "inputs": tensors(part)}
+                told = http.post("/v2/models/flights/infer", json=body).json()
+                found = np.reshape(told["outputs"][1]["data"], (-1, 2))
+                if told["id"] != body["id"] or found.shape != expected.shape or abs(found - expected).max() > 1e-6:
+                    seen.append(f"{body['id']}: {told}")
+                if at % 10 == 0 and http.post("/invocations", json=wrong).status_code != 422:
+                    seen.append(f"{number}-{at}: a wrong row was answered")
+        return seen
+
+    with ThreadPoolExecutor(16) as threads:
+        assert [fault for faults in threads.map(client, range(16)) for fault in faults] == []
+
+
+def tensors(rows: Any) -> list[dict[str, Any]]:
+    kinds = {"dep_delay": "FP64", "hour": "INT64", "carrier": "BYTES"}
+    return [{"name": n, "shape": [len(rows)], "datatype": k, "data": rows[n].tolist()} for n, k in kinds.items()]
 
 
 # what is refused
