@@ -70,7 +70,7 @@ def ask(
     url = f"{endpoint.url}/v2/models/{ModelRef.parse(endpoint.name).name}/infer"
     if not secret and (running := find(endpoint.name)):
         secret = running.secret
-    body, known = write_request(columns, contract), {"Authorization": f"Bearer {secret}"}
+    body, known = write_request(columns, contract), {"Authorization": f"Bearer {secret}"} if secret else {}
     try:  # on this machine; its certificate is for the name that others know it by
         reply = httpx.post(url, content=body, headers=known, timeout=timeout, trust_env=False, verify=False)
     except httpx.TimeoutException as e:

@@ -69,7 +69,8 @@ def verb(function: F) -> F:
             hint = "Free some space" if e.errno == 28 else "Look at the folder's owner and permissions"
             raise DeployError(f"{function.__name__}: {e.strerror or e}{where}. {hint}, then say it again.") from e
 
-    COMMANDS[function.__name__] = command(told)
+    made = command(told)
+    COMMANDS[made.verb] = made
     return told  # type: ignore[return-value]
 
 # %% ../nbs/50_verbs.ipynb #verbs-registry-code
@@ -118,7 +119,7 @@ def register(
     range: Annotated[tuple[str, ...], Arg("legal values that serving enforces: dep_delay=-60..600")] = (),
     only: Annotated[tuple[str, ...], Arg("a column that may only have the values seen in the data")] = (),
     nullable: Annotated[tuple[str, ...], Arg("a column that may be missing, though it never was in the data")] = (),
-    runtime: Annotated[str, Arg("what answers: auto, numpy, treelite, onnx, sklearn or pyfunc", "runtime")] = "auto",
+    runtime: Annotated[str, Arg("what answers: auto, numpy, treelite, onnx, sklearn or pyfunc")] = "auto",
 ) -> Version:
     """Make a version that can be deployed: contract, profile, provenance, and a bundle that proved itself.
 

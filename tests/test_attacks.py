@@ -993,5 +993,5 @@ def test_keys_are_compared_as_digests_and_in_constant_time(guarded: Guarded, mon
 
 def test_nothing_of_all_this_ended_a_worker(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEPLOY_EXT_PROJECT", str(target.folder))
-    (found,) = deploy_ext.status("flights")
+    (found,) = deploy_ext.status("flights/1")
     assert found.state == "ready" and found.restarts == 0

@@ -75,7 +75,7 @@ def test_every_verb_has_stdout_to_itself(files: Path) -> None:
     told: dict[str, Any] = {}
 
     def ask(verb: str, *words: Any, code: int = 0, typed: str = "") -> Any:
-        ran = say(verb, *words, "--json", typed=typed, PYTHONPATH=str(files / "noise"), PYTHONUNBUFFERED="")
+        ran = say(*verb.split(), *words, "--json", typed=typed, PYTHONPATH=str(files / "noise"), PYTHONUNBUFFERED="")
         assert ran.code == code, ran.err
         assert all(f"noise of {source}" in ran.err for source in ("a file descriptor", "C", "Python")), ran.err
         told[verb] = json.loads(ran.out)
@@ -96,6 +96,10 @@ def test_every_verb_has_stdout_to_itself(files: Path) -> None:
     assert "saves $100 {x}" in [e["reason"] for e in ask("history", "flights", "--verify")["items"]]
     assert ask("report", "flights")["type"] == "card"
     assert ask("down", "flights")["name"] == "flights"
+    made = ask("key create", "flights", "--role", "admin", "--expires", "30d", "--rate", "100/s")
+    assert made["secret"].startswith(f"dx_{made['key']['id']}_")
+    assert [key["revoked"] for key in ask("key list")["items"]] == [None]
+    assert ask("key revoke", made["key"]["id"])["revoked"]
     assert told.keys() == COMMANDS.keys()
 
 
