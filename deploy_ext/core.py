@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 # %% ../nbs/00_core.ipynb #core-errors-code
 class DeployError(Exception):
@@ -172,6 +172,14 @@ class Settings:
     read_timeout: float = 20.0  # seconds a client may take to send a request once it began
     answer_digits: int | None = None  # decimals of probabilities and numbers that a predict key is shown; None: all
     labels_only: bool = False  # a predict key is shown no probabilities
+    journal: Literal["off", "on", "fsync", "required"] = "on"  # fsync: also after a power cut; required: or no answer
+    journal_mb: float = 64.0  # a segment of the journal is closed when it is larger
+    journal_hours: float = 1.0  # or older
+    journal_days: float = 90.0  # for so long it is kept
+    journal_gb: float = 10.0  # and not more than so much of it for one model
+    journal_drop: tuple[str, ...] = ()  # columns that are not written
+    journal_hash: tuple[str, ...] = ()  # columns of which a salted hash is written
+    journal_round: dict[str, int] | None = None  # columns that are rounded before, to so many decimals
 
 
 def project(start: str | Path | None = None) -> Path:
