@@ -13,7 +13,7 @@ import shlex
 import socket
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 
 from .bundle import Answers, Bundle, compare, open_bundle
 from .contract import Contract, Fault, violated
-from .core import EndpointFailed, Settings, TimedOut, home, now
+from .core import EndpointFailed, InvalidRequest, Settings, TimedOut, home, now
 from deploy_ext.processes import (
     Running,
     born,
@@ -40,18 +40,16 @@ from deploy_ext.processes import (
     trouble,
 )
 from .records import Endpoint, ModelRef, Version
-from .serve.keys import Keys
+from .serve.app import PROOF
+from .serve.keys import FILE, Keys
 from .serve.protocol import Answered, curl, read_reply, write_request
 from .serve.server import guard, listen
 from .serve.supervisor import OWN, READY, THREADS, Plan, Release, order
 
 # %% auto #0
-__all__ = ['KEYS', 'endpoint_name', 'ask', 'serves', 'up', 'swap', 'status', 'down']
+__all__ = ['endpoint_name', 'ask', 'serves', 'up', 'swap', 'status', 'down']
 
 # %% ../nbs/36_targets.ipynb #targets-name-code
-KEYS = "keys.json"  # in .deploy
-
-
 def endpoint_name(version: Version, follows: str | None) -> str:
     """What the endpoint of `version` is called: `flights`, `flights@challenger`, or `flights/3` when it stays on it."""
     if follows is None:
@@ -60,17 +58,19 @@ def endpoint_name(version: Version, follows: str | None) -> str:
 
 # %% ../nbs/36_targets.ipynb #targets-ask-code
 def ask(
-    endpoint: Endpoint, columns: Mapping[str, Sequence[Any]], contract: Contract, timeout: float, secret: str = ""
+    endpoint: Endpoint, columns: Mapping[str, Sequence[Any]], contract: Contract, timeout: float, proof: str = ""
 ) -> Answered:
     """Ask a model endpoint about JSON values by column (`Contract.rows`), with the secret in its record.
+
+    With `proof`, the secret of an endpoint that has no record yet, it is not written to the journal.
 
     Raises `ContractViolated` with `faults`, `EndpointFailed` when it is gone or fails, `TimedOut`."""
     import httpx
 
     url = f"{endpoint.url}/v2/models/{ModelRef.parse(endpoint.name).name}/infer"
-    if not secret and (running := find(endpoint.name)):
-        secret = running.secret
-    body, known = write_request(columns, contract), {"Authorization": f"Bearer {secret}"} if secret else {}
+    running = None if proof else find(endpoint.name)
+    body, secret = write_request(columns, contract), proof or (running.secret if running else "")
+    known = ({"Authorization": f"Bearer {secret}"} if secret else {}) | ({PROOF.decode(): "1"} if proof else {})
     try:  # on this machine; its certificate is for the name that others know it by
         reply = httpx.post(url, content=body, headers=known, timeout=timeout, trust_env=False, verify=False)
     except httpx.TimeoutException as e:
@@ -100,7 +100,7 @@ def serves(name: str, timeout: float) -> Bundle:
 def _prove(endpoint: Endpoint, bundle: Bundle, timeout: float, secret: str) -> None:
     """Raise `EndpointFailed` unless the stored example comes back right over HTTP."""
     example = bundle.example
-    answered = ask(endpoint, example["columns"], bundle.contract, timeout, secret)
+    answered = ask(endpoint, example["columns"], bundle.contract, timeout, proof=secret)
     by_label = answered.probabilities
     probabilities = None if by_label is None else np.array(list(by_label.values()), float).T
     said = Answers(np.array(answered.prediction, object), probabilities)
@@ -108,10 +108,10 @@ def _prove(endpoint: Endpoint, bundle: Bundle, timeout: float, secret: str) -> N
         raise EndpointFailed(f"{endpoint.name} answers the stored example differently over HTTP: {difference}.")
 
 # %% ../nbs/36_targets.ipynb #targets-port-code
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, shared: bool = False) -> socket.socket:
     """A listening socket. Raises `EndpointFailed` that says who has the port."""
     try:
-        return listen(host, port)
+        return listen(host, port, shared)
     except OSError as e:
         if e.errno != errno.EADDRINUSE:
             raise EndpointFailed(f"cannot listen on {host}:{port}: {e.strerror}. Give another --port.") from e
@@ -156,14 +156,14 @@ def up(folder: str | Path, version: Version, follows: str | None, settings: Sett
 
 
 def _start(endpoint: Endpoint, folder: str | Path, version: Version, settings: Settings) -> Endpoint:
-    keys, secret = home() / KEYS, secrets.token_urlsafe(32)
-    guard(settings, Keys(keys).needed(version.name))
-    name, control, listener = endpoint.name, _control(endpoint.name), _socket(endpoint.name, settings)
+    secret = secrets.token_urlsafe(32)
+    guard(settings, Keys(home() / FILE).needed(version.name))
+    name, control = endpoint.name, _control(endpoint.name)
     ours, theirs = socket.socketpair()
-    with listener, ours, theirs:
-        release = _release(folder, version)
-        plan = Plan(version.name, release, control, listener.fileno(), theirs.fileno(), str(keys), settings)
-        process = detach(name, plan.argv, THREADS | {OWN: secret}, (plan.listener, plan.report))
+    with _sockets(endpoint.name, settings) as listeners, ours, theirs:
+        listener, numbers = listeners[0], tuple(one.fileno() for one in listeners)
+        plan = Plan(version.name, _release(folder, version), control, numbers, theirs.fileno(), str(home()), settings)
+        process = detach(name, plan.argv, THREADS | {OWN: secret}, (*numbers, plan.report))
         theirs.close()
         try:
             bundle = open_bundle(folder, version.bundle)
@@ -196,6 +196,20 @@ def _socket(name: str, settings: Settings) -> socket.socket:
                 return listen(settings.host, urlsplit(before.endpoint.url).port or 0)
             time.sleep(0.05)
     return _bind(settings.host, settings.port)
+
+
+@contextlib.contextmanager
+def _sockets(name: str, settings: Settings) -> Iterator[list[socket.socket]]:
+    """A listening socket for each worker, all on the same port."""
+    if settings.workers < 1:
+        raise InvalidRequest(f"{settings.workers} workers cannot answer. Type --workers 1, or more.")
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(_socket(name, settings))]  # nobody else may have the port, sharing or not
+        if settings.workers > 1:
+            port = sockets.pop().getsockname()[1]
+            stack.close()
+            sockets = [stack.enter_context(_bind(settings.host, port, True)) for _ in range(settings.workers)]
+        yield sockets
 
 
 def _control(name: str) -> str:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import unquote
 
 from . import inputs, targets
 from .bundle import Bundle, open_bundle
@@ -25,6 +26,8 @@ from deploy_ext.core import (
     InvalidRequest,
     VerificationFailed,
     home,
+    nearest,
+    now,
     progress,
     project,
     settings,
@@ -34,6 +37,7 @@ from deploy_ext.core import (
 from .flavors import predictor
 from .gates import Gates, judge, parse
 from .grammar import Arg, Command, command
+from .journal import forget, moment, read
 from .judging import allowed, beside, champion_of, facts, readable, rows, rules, scored, truth_of
 from .making import fitted_on, here, make, split
 from .moving import champions, move, settled
@@ -44,13 +48,15 @@ from .report import serve as publish
 from .report import write as write_report
 from .scored import trivial
 from .serve import keys
+from .serve.journal import journal_folder, salt_of
 from .serve.keys import Key
 from .serve.runtime import borrow
 from .table import as_frame
 
 # %% auto #0
 __all__ = ['COMMANDS', 'F', 'PART', 'verb', 'register', 'gates', 'validate', 'promote', 'rollback', 'up', 'predict', 'status',
-           'down', 'NewKey', 'key_create', 'key_list', 'key_revoke', 'history', 'Report', 'report', 'doctor']
+           'down', 'NewKey', 'key_create', 'key_list', 'key_revoke', 'journal', 'Forgotten', 'journal_forget',
+           'history', 'Report', 'report', 'doctor']
 
 # %% ../nbs/50_verbs.ipynb #verbs-verb-code
 COMMANDS: dict[str, Command] = {}
@@ -269,6 +275,7 @@ def up(
     cert: Annotated[Path | None, Arg("the certificate chain (PEM) for TLS", "file")] = None,
     key: Annotated[Path | None, Arg("its private key (PEM)", "file")] = None,
     behind_proxy: Annotated[bool, Arg("a proxy on the way ends TLS, so that none is needed here")] = False,
+    workers: Annotated[int | None, Arg("processes that answer; one by default")] = None,
 ) -> Endpoint:
     """Start a server for a version, and return its URL once it has answered the stored example correctly.
 
@@ -278,7 +285,7 @@ def up(
     ref = ModelRef.parse(name)
     follows = None if ref.version else ref.alias or CHAMPION
     files = {"cert": cert and str(cert.absolute()), "cert_key": key and str(key.absolute())}
-    given = settings(port=port, host=host, behind_proxy=behind_proxy or None, **files)
+    given = settings(port=port, host=host, behind_proxy=behind_proxy or None, workers=workers, **files)
     with settled(ref.name), progress(f"up {ref}", 2) as step, contextlib.ExitStack() as undo:
         version, ran = registry.version(ref), [e.name for e in targets.status() if e.state != "dead"]
         step("fetch")
@@ -385,8 +392,8 @@ def key_create(
     registry, name = _registry(), _bare(name)
     registry.latest(name)
     with contextlib.ExitStack() as undo:
-        key, secret = keys.create(home() / targets.KEYS, name, role, expires, rate, whoami(settings().user))
-        undo.callback(keys.revoke, home() / targets.KEYS, key.id)
+        key, secret = keys.create(home() / keys.FILE, name, role, expires, rate, whoami(settings().user))
+        undo.callback(keys.revoke, home() / keys.FILE, key.id)
         told = [f"{role} key {key.id}", rate or "", f"until {key.expires:%Y-%m-%d %H:%M}" if key.expires else ""]
         registry.append(_event("key create", name, reason=", ".join(filter(None, told))))
         undo.pop_all()
@@ -396,7 +403,7 @@ def key_create(
 @verb
 def key_list(name: Annotated[str | None, Arg("the model; all by default", "ref")] = None) -> Listing:
     """Show the keys that were made here, without their secrets."""
-    found = keys.listed(home() / targets.KEYS).items
+    found = keys.listed(home() / keys.FILE).items
     kept = tuple(key for key in found if name in (None, key.model))
     return Listing(f"{len(kept)} keys" if kept else "no key. Type: key create <name>", kept)
 
@@ -407,9 +414,65 @@ def key_revoke(id: Annotated[str, Arg("the key's id, as key list shows it")]) ->
 
     Raises `InvalidRequest` when there is no such key.
     """
-    revoked = keys.revoke(home() / targets.KEYS, id)
+    revoked = keys.revoke(home() / keys.FILE, id)
     _registry().append(_event("key revoke", revoked.model, reason=f"{revoked.role} key {id}"))
     return revoked
+
+# %% ../nbs/50_verbs.ipynb #verbs-journal-code
+@verb
+def journal(
+    name: Annotated[str, Arg("the model", "ref")],
+    since: Annotated[str | None, Arg("how far back, as 30m, 1h or 7d, or from a date on, as 2026-01-31")] = None,
+    until: Annotated[str | None, Arg("up to then, said in the same way")] = None,
+) -> Any:
+    """Show what was asked of a model and answered, with the truth where it was told: a frame, oldest first.
+
+    Raises `InvalidRequest` for a time that is none, or a model that has no journal here.
+    """
+    folder, present = _journal_folder(name), now()
+    return read(folder, *(said and moment(said, present) for said in (since, until)))
+
+
+def _journal_folder(name: str) -> Path:
+    """Where the journal of a model is. Raises `InvalidRequest` when there is none."""
+    folder = journal_folder(home(), _bare(name))
+    if not folder.exists():
+        known = [unquote(path.name) for path in folder.parent.glob("*") if path.is_dir()]
+        hint = nearest(name, known)
+        raise InvalidRequest(f"there is no journal of '{name}' here. {hint} Endpoints write it; type: up {name}")
+    return folder
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Forgotten(Record):
+    """What was taken out of a journal."""
+
+    model: str
+    columns: tuple[str, ...]
+    rows: int
+
+    def _title(self) -> str:
+        return f"{self.rows:,} rows were removed from the journal of {self.model}"
+
+
+@verb
+def journal_forget(
+    name: Annotated[str, Arg("the model", "ref")],
+    where: Annotated[tuple[str, ...], Arg("COLUMN=VALUE; rows in which every one of them holds")] = (),
+) -> Forgotten:
+    """Remove rows from the journal of a model, also from what is being written, with what was told about them.
+
+    Raises `InvalidRequest` for a column that the journal does not have, `TimedOut` when an endpoint holds on to a file.
+    """
+    registry, folder = _registry(), _journal_folder(name)
+    where = (where,) if isinstance(where, str) else where
+    pairs = [text.partition("=") for text in where]
+    if bad := [text for text, (_, equals, _) in zip(where, pairs, strict=True) if not equals]:
+        raise InvalidRequest(f"'{bad[0]}' names no rows. Type --where COLUMN=VALUE, such as --where passenger_id=17.")
+    named = {column.strip(): value.strip() for column, _, value in pairs}
+    rows = forget(folder, named, salt_of(home()))
+    registry.append(_event("journal forget", _bare(name), reason=f"{rows} rows, found by {', '.join(named)}"))
+    return Forgotten(_bare(name), tuple(named), rows)
 
 # %% ../nbs/50_verbs.ipynb #verbs-history-code
 @verb

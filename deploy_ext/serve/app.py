@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import itertools
 import logging
-import mmap
+import platform
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableSequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -22,68 +20,25 @@ import msgspec
 from .. import __version__
 from ..bundle import Answers
 from ..contract import violated
-from ..core import DeployError, InvalidRequest, Settings
-from . import infer, invocation, openapi, protocol
+from ..core import DeployError, InvalidRequest
+from . import infer, invocation, metrics, openapi, protocol
 from .batch import Batcher, Pace, Question
-from .keys import Key, Keys, Refused
+from .feedback import Feedback, read_feedback
+from .journal import JournalLost
+from .keys import Key, Refused
 from .protocol import Asked, Served
-from .runtime import Runtime
+from .worker import Serving
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
 # %% auto #0
-__all__ = ['Headers', 'LARGE', 'Handler', 'Counters', 'Serving', 'served_from', 'Gone', 'read_body', 'json_length', 'Way', 'ways',
-           'Unloaded', 'Predictions', 'refusal', 'build']
-
-# %% ../../nbs/34_serve_app.ipynb #app-counters-code
-class Counters:
-    """Requests and errors in memory that forked processes share: one pair of numbers a slot, written by one process."""
-
-    def __init__(self, slots: int = 8):
-        self.slots = slots
-        self._cells = memoryview(mmap.mmap(-1, slots * 16)).cast("Q")
-        self.unloaded: MutableSequence[int] = memoryview(mmap.mmap(-1, 8)).cast("Q")  # pyright: ignore
-
-    def slot(self, worker: int) -> MutableSequence[int]:
-        """The pair [requests, errors] that the worker of this running number counts in."""
-        start = 2 * (worker % self.slots)
-        return self._cells[start : start + 2]  # pyright: ignore[reportReturnType]
-
-    def totals(self) -> tuple[int, int]:
-        """Requests and errors of all workers that ever were."""
-        return sum(self._cells[0::2]), sum(self._cells[1::2])
-
-# %% ../../nbs/34_serve_app.ipynb #app-serving-code
-_log = logging.getLogger("deploy_ext")
-
-
-@dataclass(frozen=True)
-class Serving:
-    """What a worker has at hand: the loaded model, how it is called, who may ask it, the cells that it counts in."""
-
-    runtime: Runtime
-    served: Served
-    settings: Settings
-    keys: Keys
-    tally: MutableSequence[int]
-    unloaded: MutableSequence[int]  # one cell that all workers share: 1 while nobody is answered
-    own: bytes = b""  # the header of whoever started this server, for whom it is always open
-
-    def admit(self, authorization: bytes | None, role: str) -> Key | None:
-        """The key that opens the door for `role`; None when none is needed. Raises `Refused`."""
-        if self.own and authorization and hmac.compare_digest(authorization, self.own):
-            return None
-        return self.keys.admit(authorization, self.served.name, role)
-
-
-def served_from(runtime: Runtime, version: int) -> Served:
-    """What the protocol tells about a loaded bundle, which does not know its own version."""
-    bundle = runtime.bundle
-    return Served(bundle.name, version, bundle.digest, bundle.runtime, bundle.contract)
+__all__ = ['Headers', 'PROOF', 'LARGE', 'Handler', 'Gone', 'read_body', 'json_length', 'Way', 'ways', 'Unloaded', 'Predictions',
+           'prediction_ids', 'kind', 'refusal', 'build']
 
 # %% ../../nbs/34_serve_app.ipynb #app-body-code
+_log = logging.getLogger("deploy_ext")
 Headers = Mapping[bytes, bytes]
 
 
@@ -115,6 +70,7 @@ def json_length(headers: Headers) -> int | None:
     return int(told)
 
 # %% ../../nbs/34_serve_app.ipynb #app-predict-code
+PROOF = b"deploy-ext-proof"  # the header with which `up` asks the stored example
 LARGE = 1_000_000  # bytes of a body that is parsed on a thread
 
 
@@ -122,7 +78,8 @@ class Way(NamedTuple):
     """How predictions are asked and answered on a path."""
 
     read: Callable[[bytes, Headers], Asked]
-    write: Callable[[Served, Asked, Answers, str], tuple[bytes, int | None]]
+    write: Callable[[Served, Asked, Answers, str, Sequence[str]], tuple[bytes, int | None]]
+    endpoint: str = "infer"  # as it is counted
 
 
 def ways(served: Served) -> dict[str, Way]:
@@ -136,7 +93,7 @@ def ways(served: Served) -> dict[str, Way]:
 
     model, v2 = f"/v2/models/{served.name}", Way(read_infer, infer.write_infer)
     named = dict.fromkeys([f"{model}/infer", f"{model}/versions/{served.version}/infer"], v2)
-    return named | {"/invocations": Way(read_invocation, invocation.write_invocation)}
+    return named | {"/invocations": Way(read_invocation, invocation.write_invocation, "invocations")}
 
 
 class Unloaded(DeployError):
@@ -152,7 +109,8 @@ class Predictions:
         self.serving, self.others, self.ways = serving, others, ways(serving.served)
         runtime, patience = serving.runtime, serving.settings.http_timeout
         pace, own_code = Pace.of(runtime.measure()), runtime.kind in ("sklearn", "pyfunc")
-        self.batcher = Batcher(runtime.predict, lambda *told: None, pace, patience, thread_only=own_code)
+        slow = own_code or serving.settings.journal == "fsync"  # the disk takes milliseconds
+        self.batcher = Batcher(runtime.predict, serving.record, pace, patience, thread_only=slow)
         self.parser = ThreadPoolExecutor(1, "parse")
         boot, number = secrets.token_hex(4), itertools.count(1)
         self.new_id = lambda: f"{boot}-{next(number):x}"
@@ -161,19 +119,18 @@ class Predictions:
         way = self.ways.get(scope.get("path"))
         if way is None or scope["method"] != "POST":
             return await self.others(scope, receive, send)
-        status, headers, body = await self.answer(way, dict(scope["headers"]), receive)
-        tally = self.serving.tally
-        tally[0] += 1
-        tally[1] += status >= 400
+        began = time.monotonic()
+        status, headers, body = await self.answer(way, dict(scope["headers"]), receive, began)
+        self.serving.meter.answered(way.endpoint, status, time.monotonic() - began)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def answer(self, way: Way, headers: Headers, receive: Any) -> tuple[int, Any, bytes]:
+    async def answer(self, way: Way, headers: Headers, receive: Any, began: float) -> tuple[int, Any, bytes]:
         """Status, headers and body that answer one request. Never raises."""
-        served, asked, request_id, began = self.serving.served, None, self.new_id(), time.monotonic()
+        served, asked, request_id = self.serving.served, None, self.new_id()
         try:
             key = self.serving.admit(headers.get(b"authorization"), "predict")
-            if self.serving.unloaded[0]:
+            if self.serving.board.unloaded:
                 raise Unloaded(f"{served.name} was unloaded. Whoever has an admin key can load it again.")
             body = await read_body(receive, self.serving.settings.max_body)
             if encoding := headers.get(b"content-encoding"):
@@ -186,10 +143,14 @@ class Predictions:
             if asked.rows > self.serving.settings.max_rows:
                 raise protocol.TooLarge(f"{asked.rows:,} rows are too many at once. Send them in parts.")
             request_id = asked.id or request_id
-            answers = await self.batcher.ask(Question(asked.columns, asked.rows, request_id, began=began))
-            content, length = way.write(served, asked, self.shown(key, answers), request_id)
+            question = Question(asked.columns, asked.rows, request_id, asked.flags, key, began)
+            if PROOF in headers:
+                question.proof = self.serving.owner(headers.get(b"authorization"))
+            answers = self.shown(key, await self.batcher.ask(question))
+            content, length = way.write(served, asked, answers, request_id, prediction_ids(question))
         except Exception as e:
             status, content = refusal(served, e, asked, request_id)
+            self.serving.meter.failed(kind(status, e))
             return status, _headers(content) + (e.headers if isinstance(e, Refused) else []), content
         return 200, _headers(content, length), content
 
@@ -203,6 +164,24 @@ class Predictions:
         if digits is None:
             return answers
         return Answers(_rounded(answers.prediction, digits), _rounded(answers.probabilities, digits))
+
+
+def prediction_ids(question: Question) -> list[str]:
+    """The ids under which the predictions of an answered `question` are known; none if they are not written."""
+    if question.place is None:
+        return []
+    segment, first = question.place
+    return [f"{segment}-{number}" for number in range(first, first + question.rows)]
+
+
+_KINDS = {400: "invalid", 401: "key", 403: "key", 404: "invalid", 408: "timeout", 413: "large", 422: "contract"}
+_KINDS |= {429: "rate", 431: "large", 500: "model", 504: "timeout"}
+
+
+def kind(status: int, error: Any = None) -> str:
+    """What an answer with this `status` is counted as."""
+    kinds = {JournalLost: "journal", Unloaded: "unloaded"}
+    return kinds.get(type(error)) or _KINDS.get(status, "other")
 
 
 def _rounded(values: Any, digits: int) -> Any:
@@ -239,6 +218,10 @@ def build(serving: Serving) -> Predictions:
     from starlette.routing import Route
 
     served, model = serving.served, "/v2/models/{name}"
+    facts = {
+        "model": {**served.stamp, "runtime": serving.runtime.kind, "digest": served.digest[:12]},
+        "build": {"version": __version__, "python": platform.python_version()},
+    }
     document = openapi.openapi(served, serving.runtime.bundle.example, keys=True)
 
     def guarded(handler: Handler, role: str = "any") -> Handler:
@@ -252,21 +235,24 @@ def build(serving: Serving) -> Predictions:
         return asked
 
     async def ready(request: Request) -> Response:
-        told = {"ready": not serving.unloaded[0]}
+        told = serving.ready
         return _reply(200 if told["ready"] else 503, msgspec.json.encode(told | served.stamp))
 
     async def index(request: Request) -> Response:
         body = await read_body(request.receive, serving.settings.max_body)
         wanted = protocol.parse(body or b"{}", infer.IndexRequest)
-        return _reply(200, msgspec.json.encode(infer.repository_index(served, not serving.unloaded[0], wanted)))
+        return _reply(200, msgspec.json.encode(infer.repository_index(served, not serving.board.unloaded, wanted)))
 
-    def load(unloaded: int) -> Handler:
+    def load(unloaded: bool) -> Handler:
         async def handler(request: Request) -> Response:
             protocol.require_served(served, **request.path_params)
-            serving.unloaded[0] = unloaded
+            serving.board.unloaded = unloaded
             return _reply(200, msgspec.json.encode(served.stamp))
 
         return handler
+
+    async def scrape(request: Request) -> Response:
+        return _reply(200, metrics.text(serving.board, facts, serving.keys.slots), metrics.CONTENT_TYPE)
 
     routes = [
         *(Route(path, _constant(served, {})) for path in ("/ping", "/health")),
@@ -276,8 +262,9 @@ def build(serving: Serving) -> Predictions:
         Route("/v2/health/ready", ready),
         Route("/openapi.json", guarded(_content(msgspec.json.encode(document), "application/json"))),
         Route("/v2/repository/index", guarded(index, "admin"), methods=["POST"]),
-        Route("/v2/repository/models/{name}/load", guarded(load(0), "admin"), methods=["POST"]),
-        Route("/v2/repository/models/{name}/unload", guarded(load(1), "admin"), methods=["POST"]),
+        Route("/v2/repository/models/{name}/load", guarded(load(False), "admin"), methods=["POST"]),
+        Route("/v2/repository/models/{name}/unload", guarded(load(True), "admin"), methods=["POST"]),
+        Route("/metrics", guarded(scrape)),
         Route("/docs", _content(openapi.docs(document), "text/html; charset=utf-8")),
     ]
     for path in (model, model + "/versions/{version}"):
@@ -285,10 +272,12 @@ def build(serving: Serving) -> Predictions:
             Route(path, guarded(_about_model(served, protocol.metadata(served)))),
             Route(path + "/ready", guarded(_about_model(served, {"name": served.name, "ready": True}))),
             Route(path + "/infer", _about_model(served, {}), methods=["POST"]),  # the other names and versions
+            Route(path + "/feedback", _feedback(serving), methods=["POST"]),
         ]
 
     async def failed(request: Request, error: Any) -> Response:
         reply = _reply(*protocol.write_error(served, error))
+        serving.meter.failed(kind(reply.status_code, error))
         reply.raw_headers += error.headers if isinstance(error, Refused) else []
         return reply
 
@@ -297,14 +286,55 @@ def build(serving: Serving) -> Predictions:
 
     async def no_such_path(request: Request, error: Any) -> Response:
         told = f"{request.method} {request.url.path:.80}: {error.detail}. The paths are told at /docs."
+        serving.meter.failed(kind(error.status_code))
         return _reply(error.status_code, msgspec.json.encode({"error": told} | served.stamp))
 
     app = Starlette(routes=routes, exception_handlers={DeployError: failed, HTTPException: no_such_path, Gone: gone})
     app.router.redirect_slashes = False
-    return Predictions(serving, app)
+    return Predictions(serving, _counted(app, serving))
 
 
 Handler = Callable[["Request"], Any]
+
+
+def _counted(app: Any, serving: Serving) -> Any:
+    """`app`, whose answers are counted."""
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        began = time.monotonic()
+        endpoint = "feedback" if scope.get("path", "").endswith("/feedback") else "other"
+
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                serving.meter.answered(endpoint, message["status"], time.monotonic() - began)
+            await send(message)
+
+        await app(scope, receive, sent)
+
+    return counted
+
+
+def _feedback(serving: Serving) -> Handler:
+    """A handler that takes in what predictions should have been."""
+    journal, served, settings = serving.journal, serving.served, serving.settings
+    feedback = Feedback(journal.folder, settings.journal == "fsync") if journal else None
+    thread = ThreadPoolExecutor(1, "feedback")  # it waits for a lock, and for the disk
+
+    async def handler(request: Request) -> Response:
+        authorization = request.headers.get("authorization")
+        key = serving.admit(authorization.encode("latin-1") if authorization else None, "feedback")
+        protocol.require_served(served, **request.path_params)
+        if feedback is None:
+            raise InvalidRequest("the journal of this endpoint is off, so there is nothing to tell the truth about.")
+        truths = read_feedback(await read_body(request.receive, settings.max_body), served.contract.output)
+        if len(truths) > settings.max_rows:
+            raise protocol.TooLarge(f"{len(truths):,} truths are too many at once. Send them in parts.")
+        given = truths, time.time_ns(), key.id if key else None
+        asked = asyncio.get_running_loop().run_in_executor(thread, feedback.take, *given)
+        told = dict(zip(("accepted", "unknown", "repeated"), await asked, strict=True))
+        return _reply(200, msgspec.json.encode(told | served.stamp))
+
+    return handler
 
 
 def _content(body: bytes, media_type: str) -> Handler:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['ROW', 'OURS', 'shown_names', 'text_of', 'array_of', 'table', 'Manifest', 'manifest', 'keep_manifest', 'keep_table',
-           'archive', 'changing', 'Maintained', 'maintain', 'remove']
+           'archive', 'changing', 'Maintained', 'due', 'maintain', 'remove', 'command', 'main']
 
 # %% ../../nbs/33_serve_archive.ipynb #archive-table-code
 ROW = "_row"  # the number of the row in its segment
@@ -187,11 +188,20 @@ def changing(folder: Path) -> Iterator[None]:
 
 
 class Maintained(NamedTuple):
-    """What was done: segments that became Parquet, that were removed, and bytes of torn tails that were cut."""
+    """What was done: segments that became Parquet, that were removed, and torn tails that were cut."""
 
     archived: int
     removed: int
     torn: int
+
+
+def due(folder: Path, settings: Settings) -> bool:
+    """Is there anything to do for `maintain`?"""
+    if any(abandoned(path) for path in folder.glob(f"*{LOG}")):
+        return True
+    oldest = min(folder.glob("*.parquet"), default=None)
+    known = manifest(oldest) if oldest else None
+    return known is not None and known.last / 1e9 < time.time() - settings.journal_days * 86_400
 
 
 def maintain(folder: Path, settings: Settings, now: Callable[[], float] = time.time) -> Maintained:
@@ -204,7 +214,7 @@ def maintain(folder: Path, settings: Settings, now: Callable[[], float] = time.t
             if path.with_suffix(".parquet").exists():  # the last one who was here was killed
                 path.unlink()
             elif abandoned(path):
-                torn += archive(path)
+                torn += archive(path) > 0
                 archived += 1
         _sweep(folder)
         return Maintained(archived, _retire(folder, settings, now()), torn)
@@ -244,3 +254,20 @@ def remove(path: Path) -> None:
     """Remove a closed segment, with its feedback."""
     for suffix in (".parquet", ".feedback", ".json"):
         path.with_suffix(suffix).unlink(missing_ok=True)
+
+# %% ../../nbs/33_serve_archive.ipynb #archive-main-code
+def command(folder: Path, settings: Settings) -> list[str]:
+    """The command that looks after the journal in `folder`, and prints `Maintained` as JSON."""
+    return [sys.executable, "-I", "-m", "deploy_ext.serve.archive", str(folder), msgspec.json.encode(settings).decode()]
+
+
+def main(folder: str, settings: str) -> int:
+    """Look after the journal in `folder`, at the lowest priority; returns the exit code."""
+    os.nice(19)
+    done = maintain(Path(folder), msgspec.json.decode(settings, type=Settings))
+    sys.stdout.write(msgspec.json.encode(done).decode())
+    return 0
+
+# %% ../../nbs/33_serve_archive.ipynb #archive-main-run
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -205,8 +205,12 @@ def _misfits(column: Column, kind: str, values: Sequence[Any]) -> Iterator[Fault
         yield from (Fault(i, column.name, f"is not {kind}", v) for i, v in numbers if _beyond(kind, v))
 
 # %% ../../nbs/33_serve_infer.ipynb #infer-write-code
-def write_infer(served: Served, asked: Asked, answers: Answers, request_id: str) -> tuple[bytes, int | None]:
+def write_infer(
+    served: Served, asked: Asked, answers: Answers, request_id: str, ids: Sequence[str] = ()
+) -> tuple[bytes, int | None]:
     """The V2 answer to `asked`: the tensors `predict` [n] and `probabilities` [n, k], row order as asked.
+
+    `ids` are those of the predictions, in the same order, for feedback.
 
     With binary tensors the second value is the length of the JSON, which they follow; else it is None."""
     data = {"predict": answers.prediction, "probabilities": answers.probabilities}
@@ -222,7 +226,9 @@ def write_infer(served: Served, asked: Asked, answers: Answers, request_id: str)
         else:
             output["data"] = values.ravel().tolist()
         outputs.append(output)
-    parameters = {"outliers": [told_fault(f) for f in asked.flags]} if asked.flags else {}
+    parameters: dict[str, Any] = {"prediction_ids": ids} if ids else {}
+    if asked.flags:
+        parameters["outliers"] = [told_fault(f) for f in asked.flags]
     head = msgspec.json.encode({**served.stamp, "id": request_id, "parameters": parameters, "outputs": outputs})
     return (b"".join([head, *raw]), len(head)) if raw else (head, None)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -126,7 +126,11 @@ def _from_json(body: bytes, contract: Contract) -> Columns:
     return _FORMS[given[0]](getattr(request, given[0]), contract)
 
 
-def write_invocation(served: Served, asked: Asked, answers: Answers, request_id: str) -> tuple[bytes, None]:
+def write_invocation(
+    served: Served, asked: Asked, answers: Answers, request_id: str, ids: Sequence[str] = ()
+) -> tuple[bytes, None]:
     """MLflow's answer, `{"predictions": [...]}`, with the model and version that gave it."""
     told = {"predictions": answers.prediction.tolist(), **served.stamp, "request_id": request_id}
+    if ids:
+        told["prediction_ids"] = ids
     return msgspec.json.encode(told), None

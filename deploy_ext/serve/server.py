@@ -86,6 +86,7 @@ class Limits(Protocol):
     idle = 0.0  # when the last answer was given
     stalled = 0.0  # when there was more for the client to read than is good; 0.0: there is not
     unread = 0  # how much it was then
+    refused: Callable[[int], None]  # is told the status of every refusal
     surplus = False  # were there too many connections already?
     deaf = False  # is it refused?
 
@@ -195,6 +196,7 @@ class Limits(Protocol):
         if self.body:
             cycle.disconnected, cycle.waiting_for_100_continue = True, False
             cycle.message_event.set()
+        self.refused(status)
         self.transport.write(_refused(status, {"error": told, **self.stamp}))
         self.flow.resume_reading()
         if self.transport.can_write_eof():
@@ -255,11 +257,17 @@ def guard(settings: Settings, keys_exist: bool) -> None:
 
 # %% ../../nbs/34_serve_server.ipynb #server-uvicorn-code
 def make_server(
-    app: Any, started: Callable[[], None], settings: Settings, stamp: Mapping[str, Any] | None = None
+    app: Any,
+    started: Callable[[], None],
+    settings: Settings,
+    stamp: Mapping[str, Any] | None = None,
+    look: Callable[[], None] = lambda: None,
+    refused: Callable[[int], None] = lambda status: None,
 ) -> Any:
     """A `uvicorn.Server` for `app`, with the limits and the TLS of the settings; refusals tell the `stamp`, too.
 
-    It calls `started` once it listens, and drains when it is told to stop. Raises `InvalidRequest`."""
+    It calls `started` once it listens, `look` once a second and `refused` with the status of every refusal, and drains
+    when it is told to stop. Raises `InvalidRequest`."""
     import uvicorn
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -270,8 +278,10 @@ def make_server(
 
         async def on_tick(self, counter: int) -> bool:
             connections: Any = self.server_state.connections
-            for connection in list(connections) if counter % 10 == 0 else ():
-                connection.look(connection.loop.time())
+            if counter % 10 == 0:
+                look()
+                for connection in list(connections):
+                    connection.look(connection.loop.time())
             return await super().on_tick(counter)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -281,7 +291,7 @@ def make_server(
             self.server_state.default_headers = [*self.server_state.default_headers, closing]
             await drain(self.server_state.connections, settings.drain_timeout)
 
-    limits = {"settings": settings, "stamp": stamp or {}}
+    limits = {"settings": settings, "stamp": stamp or {}, "refused": staticmethod(refused)}
     connection: Any = type("Connection", (Limits, HttpToolsProtocol), limits)
     quiet: dict[str, Any] = {"access_log": False, "log_config": None, "log_level": "error", "server_header": False}
     config = uvicorn.Config(app, http=connection, lifespan="off", ws="none", **quiet)

@@ -9,31 +9,39 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import json
 import logging
-import mmap
 import os
 import select
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 
+from ..contract import Contract
 from ..core import DeployError, EndpointFailed, Settings, TimedOut
-from .app import Counters, Serving, build, served_from
-from .keys import SLOTS, Keys
+from .app import build, kind
+from .archive import Maintained, command, due
+from .journal import Writer, journal_folder, salt_of
+from .keys import FILE, SLOTS, Keys
+from .metrics import Board
+from .protocol import Served
 from .runtime import load
 from .server import make_server, public
+from .worker import Serving, served_from
 
 # %% auto #0
-__all__ = ['WARM', 'COMMON', 'THREADS', 'OWN', 'READY', 'STEADY', 'MANY', 'Release', 'Plan', 'warm', 'own_header', 'work',
-           'Worker', 'Supervisor', 'Order', 'order', 'ended', 'end', 'main']
+__all__ = ['WARM', 'COMMON', 'THREADS', 'OWN', 'READY', 'STEADY', 'MANY', 'UPKEEP', 'Release', 'Plan', 'warm', 'own_header',
+           'work', 'Worker', 'Seat', 'Supervisor', 'learn', 'Order', 'order', 'ended', 'end', 'main']
 
 # %% ../../nbs/35_serve_supervisor.ipynb #supervisor-plan-code
 @dataclass(frozen=True)
@@ -47,14 +55,14 @@ class Release:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a supervisor starts with. `listener` and `report` are file descriptors that it inherits."""
+    """What a supervisor starts with. `listeners`, one for each worker, and `report` are inherited file descriptors."""
 
     name: str
     release: Release
     control: str  # path of the socket for orders
-    listener: int
+    listeners: tuple[int, ...]
     report: int
-    keys: str  # path of the file of keys
+    home: str  # path of .deploy
     settings: Settings
 
     @property
@@ -106,17 +114,32 @@ def _die_with(parent: int) -> None:
 
 
 def work(
-    plan: Plan, release: Release, listener: socket.socket, counts: tuple[Any, Any, Any], told: Callable[[str], None]
+    plan: Plan, release: Release, listener: socket.socket, board: Board, slot: int, told: Callable[[str], None]
 ) -> None:
     """Load, answer the stored example, tell `READY`, serve until SIGTERM. Raises what went wrong before that."""
-    runtime = load(release.folder, expect=release.digest)
+    runtime, home, settings = load(release.folder, expect=release.digest), Path(plan.home), plan.settings
     runtime.verify()
-    tally, unloaded, limits = counts
-    keys = Keys(Path(plan.keys), limits, required=public(plan.settings))
-    served = served_from(runtime, release.version)
-    serving = Serving(runtime, served, plan.settings, keys, tally, unloaded, own_header())
-    server = make_server(build(serving), lambda: told(READY), plan.settings, served.stamp)
+    keys = Keys(home / FILE, board.limits, required=public(settings))
+    served, meter = served_from(runtime, release.version), board.meter(slot)
+    serving = Serving(runtime, served, settings, keys, board, meter, _journal(plan, served), own_header())
+
+    def refused(status: int) -> None:
+        meter.answered("other", status, 0.0)
+        meter.failed(kind(status))
+
+    server = make_server(build(serving), lambda: told(READY), settings, served.stamp, serving.look, refused)
     server.run(sockets=[listener])
+    if serving.journal:
+        serving.journal.close()
+
+
+def _journal(plan: Plan, served: Served) -> Writer | None:
+    """A segment of its own for a worker, unless the journal is off."""
+    if plan.settings.journal == "off":
+        return None
+    salt = salt_of(Path(plan.home)) if plan.settings.journal_hash else b""
+    folder = journal_folder(Path(plan.home), plan.name)
+    return Writer(folder, served.contract, served.name, served.version, plan.settings, salt)
 
 
 def _become_worker(parent: int, pipe: int, job: Callable[[Callable[[str], None]], None]) -> NoReturn:
@@ -144,83 +167,148 @@ def _become_worker(parent: int, pipe: int, job: Callable[[Callable[[str], None]]
 # %% ../../nbs/35_serve_supervisor.ipynb #supervisor-class-code
 STEADY = 10.0  # seconds a worker must live for its death to count as the first
 MANY = 5  # deaths in a row after which the endpoint is degraded
+UPKEEP = 60.0  # seconds between two looks at the journal
 
 
 @dataclass
 class Worker:
-    """A worker process."""
+    """A worker process; `slot` is where it counts."""
 
     pid: int
     born: float
+    slot: int
 
 
-class Supervisor:
-    """Keeps one ready worker behind `listener` and swaps it for another release on demand."""
+@dataclass
+class Seat:
+    """A place for one worker, with what is known of the last one that died there."""
 
-    def __init__(self, plan: Plan, listener: socket.socket):
-        self.plan, self.release, self.listener = plan, plan.release, listener
-        self.counters, self.workers = Counters(), 0
-        self.limits = memoryview(mmap.mmap(-1, SLOTS * 8)).cast("d")  # what each key may ask, for all workers
-        self.worker: Worker | None = None
-        self.restarts = self.deaths = 0
-        self.retry_at, self.failure, self.stopping = 0.0, "", False
-        self.control = _control_socket(plan.control)
+    listener: socket.socket
+    worker: Worker | None = None
+    deaths: int = 0
+    retry_at: float = 0.0
+    failure: str = ""
 
-    def start(self, release: Release) -> Worker:
-        """A worker for `release` that is ready. Raises `EndpointFailed` with its error."""
-        self.workers += 1
-        tally, parent, born = self.counters.slot(self.workers), os.getpid(), time.monotonic()
-        reader, writer = os.pipe()
-        if (pid := os.fork()) == 0:
-            os.close(reader)
-            given = self.plan, release, self.listener, (tally, self.counters.unloaded, self.limits)
-            _become_worker(parent, writer, lambda tell: work(*given, tell))
-        os.close(writer)
-        ready, _, _ = select.select([reader], [], [], self.plan.settings.start_timeout)
-        message = os.read(reader, 4096).decode(errors="replace") if ready else "it took too long to start"
-        os.close(reader)
-        if message != READY:
-            code = end(pid, 0)
-            raise EndpointFailed(message or f"the worker ended while it started, exit code {code}")
-        return Worker(pid, born)
-
-    def begin(self) -> None:
-        """Start the first worker. Raises `EndpointFailed`."""
-        self.worker = self.start(self.release)
-
-    def swap(self, release: Release) -> None:
-        """Serve `release` from now on. Raises `EndpointFailed`, and then everything is as before."""
-        new = self.start(release)
-        old, self.worker, self.release = self.worker, new, release
-        self.deaths, self.failure = 0, ""
-        if old:
-            end(old.pid, self.plan.settings.drain_timeout + 1)
-        _log.info("version %s is answering", release.version)
-
-    def watch(self) -> None:
-        """Notice that the worker died; replace it when it is time to."""
-        if self.worker and (code := ended(self.worker.pid)) is not None:
-            self._died(f"the worker ended with exit code {code}", time.monotonic() - self.worker.born)
-        if self.worker is None and time.monotonic() >= self.retry_at:
-            try:
-                self.worker = self.start(self.release)
-                self.restarts += 1
-            except (EndpointFailed, OSError) as e:
-                self._died(str(e), 0)
-
-    def _died(self, why: str, lived: float) -> None:
+    def died(self, why: str, lived: float) -> None:
+        """Remember why there is no worker any more, and when to try again."""
         self.worker = None
         self.deaths = 1 if lived > STEADY else self.deaths + 1
         self.retry_at = time.monotonic() + (0 if self.deaths == 1 else min(0.05 * 2**self.deaths, 10))
         self.failure = f"{why}; {self.deaths} in a row" if self.deaths > 1 else why
         _log.error("%s", self.failure)
 
+
+class Supervisor:
+    """Keeps a ready worker behind each of the `listeners`, and swaps them for another release on demand."""
+
+    def __init__(self, plan: Plan, listeners: Sequence[socket.socket]):
+        self.plan, self.release, self.seats = plan, plan.release, [Seat(listener) for listener in listeners]
+        self.board = Board(1 + 2 * len(listeners), SLOTS)
+        self.meter = self.board.meter(0)
+        self.used = {0}  # slots of the board
+        self.journal = journal_folder(Path(plan.home), plan.name)
+        self.upkeep: subprocess.Popen[bytes] | None = None
+        self.upkeep_at, self.stopping = 0.0, False
+        self.control = _control_socket(plan.control)
+
+    def start(self, release: Release, seats: Sequence[Seat]) -> list[Worker]:
+        """Workers for `release` that are ready, one for each seat. Raises `EndpointFailed` with the first's error."""
+        learn(self.board, release)
+        starting = [self._fork(release, seat) for seat in seats]
+        deadline = time.monotonic() + self.plan.settings.start_timeout
+        messages = [_heard(reader, deadline) for _, reader in starting]
+        if all(message == READY for message in messages):
+            return [worker for worker, _ in starting]
+        codes = [self._end(worker, 0) for worker, _ in starting]
+        message, code = next((m, c) for m, c in zip(messages, codes, strict=True) if m != READY)
+        raise EndpointFailed(message or f"the worker ended while it started, exit code {code}")
+
+    def _fork(self, release: Release, seat: Seat) -> tuple[Worker, int]:
+        """A worker that is starting, and where it tells how that went."""
+        slot, parent, born = min(set(range(self.board.slots)) - self.used), os.getpid(), time.monotonic()
+        reader, writer = os.pipe()
+        if (pid := os.fork()) == 0:
+            os.close(reader)
+            _become_worker(parent, writer, lambda tell: work(self.plan, release, seat.listener, self.board, slot, tell))
+        os.close(writer)
+        self.used.add(slot)
+        return Worker(pid, born, slot), reader
+
+    def _end(self, worker: Worker, patience: float) -> int:
+        code = end(worker.pid, patience)
+        self._leave(worker)
+        return code
+
+    def _leave(self, worker: Worker) -> None:
+        """The worker is no more: its counters stay, what it told of its present state does not."""
+        self.board.meter(worker.slot)
+        self.used.discard(worker.slot)
+
+    def begin(self) -> None:
+        """Start the first workers. Raises `EndpointFailed`."""
+        for seat, worker in zip(self.seats, self.start(self.release, self.seats), strict=True):
+            seat.worker = worker
+
+    def swap(self, release: Release) -> None:
+        """Serve `release` from now on. Raises `EndpointFailed`, and then everything is as before."""
+        new = self.start(release, self.seats)
+        old, self.release = [seat.worker for seat in self.seats if seat.worker], release
+        for seat, worker in zip(self.seats, new, strict=True):
+            seat.worker, seat.deaths, seat.failure = worker, 0, ""
+        self._dismiss(old)
+        self.meter.add("swaps")
+        _log.info("version %s is answering", release.version)
+
+    def _dismiss(self, workers: Sequence[Worker]) -> None:
+        """Have all `workers` drain at the same time, and see them off."""
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGTERM)
+        for worker in workers:
+            self._end(worker, self.plan.settings.drain_timeout + 1)
+
+    def watch(self) -> None:
+        """Notice the workers that died; replace each when it is time to."""
+        for seat in self.seats:
+            if seat.worker and (code := ended(seat.worker.pid)) is not None:
+                self._leave(seat.worker)
+                seat.died(f"the worker ended with exit code {code}", time.monotonic() - seat.worker.born)
+            if seat.worker is None and time.monotonic() >= seat.retry_at:
+                try:
+                    (seat.worker,) = self.start(self.release, [seat])
+                    self.meter.add("worker_restarts")
+                except (EndpointFailed, OSError) as e:
+                    seat.died(str(e), 0)
+        self.meter.set("workers", sum(seat.worker is not None for seat in self.seats))
+
+    def look_after(self) -> None:
+        """Have the journal looked after, when there is something to do."""
+        if self.upkeep and self.upkeep.poll() is not None:
+            if told := self.upkeep.communicate()[0]:
+                self.meter.add("journal_torn", msgspec.json.decode(told, type=Maintained).torn)
+            self.upkeep = None
+        if time.monotonic() >= self.upkeep_at and self.plan.settings.journal != "off":
+            self.upkeep_at = time.monotonic() + UPKEEP
+            with contextlib.suppress(OSError):
+                if self.upkeep is None and due(self.journal, self.plan.settings):
+                    argv = command(self.journal, self.plan.settings)
+                    self.upkeep = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+
     def status(self) -> dict[str, Any]:
         """What `deploy status` shows and only the supervisor knows."""
-        requests, errors = self.counters.totals()
-        degraded = self.worker is None or self.deaths >= MANY
-        counted = {"requests": requests, "errors": errors, "restarts": self.restarts}
-        return msgspec.to_builtins(self.release) | counted | {"failure": self.failure if degraded else ""}
+        requests, errors = self.board.questions()
+        counted = {"requests": requests, "errors": errors, "restarts": int(self.board.total("worker_restarts"))}
+        return msgspec.to_builtins(self.release) | counted | {"failure": self._failure()}
+
+    def _failure(self) -> str:
+        """What is wrong; "" if nothing is."""
+        ill = [seat for seat in self.seats if seat.worker is None or seat.deaths >= MANY]
+        told = [seat.failure for seat in ill[:1]]
+        if len(self.seats) > 1 and ill:
+            told = [f"{len(ill)} of {len(self.seats)} workers: {ill[0].failure}"]
+        if self.board.total("journal_degraded"):
+            lost = int(self.board.total("journal_lost"))
+            told.append(f"the journal cannot be written, {lost:,} rows are lost; the log says why")
+        return "; ".join(told)
 
     def run(self) -> None:
         """Supervise until SIGTERM."""
@@ -228,18 +316,24 @@ class Supervisor:
             events.register(self.control, selectors.EVENT_READ, self._order)
             while not self.stopping:
                 self.watch()
-                refusing = self.listener in events.get_map()
-                if self.worker is None and not refusing:
-                    events.register(self.listener, selectors.EVENT_READ, self._refuse)
-                elif self.worker and refusing:
-                    events.unregister(self.listener)
-                pause = max(0.0, self.retry_at - time.monotonic()) if self.worker is None else None
-                for key, _ in events.select(pause):
+                self.look_after()
+                self._listen(events)
+                times = [self.upkeep_at, *(seat.retry_at for seat in self.seats if seat.worker is None)]
+                for key, _ in events.select(max(0.0, min(times) - time.monotonic())):
                     key.data()
         self.stop()
 
+    def _listen(self, events: selectors.BaseSelector) -> None:
+        """Answer in the place of those who are not there."""
+        for seat in self.seats:
+            refusing = seat.listener in events.get_map()
+            if seat.worker is None and not refusing:
+                events.register(seat.listener, selectors.EVENT_READ, partial(self._refuse, seat))
+            elif seat.worker and refusing:
+                events.unregister(seat.listener)
+
     def _wake_on_signals(self, events: selectors.BaseSelector) -> socket.socket:
-        """Have signals end the wait for `events`: SIGCHLD to look after the worker, SIGTERM to stop."""
+        """Have signals end the wait for `events`: SIGCHLD to look after the workers, SIGTERM to stop."""
 
         def stop(*_: Any) -> None:
             self.stopping = True
@@ -267,13 +361,13 @@ class Supervisor:
         except (EndpointFailed, OSError, msgspec.MsgspecError) as e:
             return {"failed": str(e)}
 
-    def _refuse(self) -> None:
+    def _refuse(self, seat: Seat) -> None:
         """Answer one waiting request with 503 and the reason."""
-        told = {"error": self.failure, "model_name": self.plan.name, "model_version": str(self.release.version)}
+        told = {"error": seat.failure, "model_name": self.plan.name, "model_version": str(self.release.version)}
         body = msgspec.json.encode(told)
         head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         with contextlib.suppress(OSError):
-            connection, _ = self.listener.accept()
+            connection, _ = seat.listener.accept()
             with connection:
                 connection.settimeout(0.2)
                 connection.recv(65536)
@@ -282,13 +376,27 @@ class Supervisor:
                 connection.recv(65536)  # what is left unread would reset the connection and lose the answer
 
     def stop(self) -> None:
-        """End the worker, which drains, and leave nothing behind."""
-        self.listener.close()
+        """End the workers, which drain, and leave nothing behind."""
         self.control.close()
         with contextlib.suppress(OSError):
             os.unlink(self.plan.control)
-        if self.worker:
-            end(self.worker.pid, self.plan.settings.drain_timeout + 1)
+        for seat in self.seats:
+            seat.listener.close()
+        self._dismiss([seat.worker for seat in self.seats if seat.worker])
+
+
+def learn(board: Board, release: Release) -> None:
+    """Have the `board` know the classes and columns of a release; if it cannot be read, its worker will tell."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, DeployError):
+        board.learn(Contract.from_dict(json.loads((Path(release.folder) / "contract.json").read_bytes())))
+
+
+def _heard(reader: int, deadline: float) -> str:
+    """What a worker that is starting tells, or that it takes too long."""
+    ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
+    message = os.read(reader, 4096).decode(errors="replace") if ready else "it took too long to start"
+    os.close(reader)
+    return message
 
 # %% ../../nbs/35_serve_supervisor.ipynb #supervisor-orders-code
 class Order(msgspec.Struct):
@@ -354,7 +462,7 @@ def main(argument: str) -> int:
     plan = msgspec.json.decode(argument, type=Plan)
     report = socket.socket(fileno=plan.report)
     warm(plan.release.folder)
-    supervisor = Supervisor(plan, socket.socket(fileno=plan.listener))
+    supervisor = Supervisor(plan, [socket.socket(fileno=number) for number in plan.listeners])
     try:
         supervisor.begin()
         report.sendall(READY.encode())
