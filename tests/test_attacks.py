@@ -225,12 +225,14 @@ RECORDS = {"dataframe_records": LINES}
 SPLIT = {"dataframe_split": {"columns": list(COLUMNS), "data": [list(line.values()) for line in LINES]}}
 TENSORS = [{"name": n, "shape": [2], "datatype": KINDS[n], "data": v} for n, v in COLUMNS.items()]
 INFER = {"id": "mine", "inputs": TENSORS, "outputs": [{"name": "predict"}, {"name": "probabilities"}]}
+FEEDBACK = {"feedback": [{"prediction_id": "0-0", "outcome": True}]}
 GOOD = {
     "records": ("/invocations", RECORDS),
     "split": ("/invocations", SPLIT),
     "instances": ("/invocations", {"instances": LINES, "params": {}}),
     "inputs": ("/invocations", {"inputs": COLUMNS}),
     "infer": ("/v2/models/flights/infer", INFER),
+    "feedback": ("/v2/models/flights/feedback", FEEDBACK),
     "index": ("/v2/repository/index", {"ready": True}),
 }
 PATHS = sorted({path for path, _ in GOOD.values()})
@@ -505,6 +507,8 @@ def test_unicode_in_every_string(target: Target, word: str) -> None:
     for body in tensors:
         answer = target.infer(body)
         assert answer.status in {200, *REFUSED} and "x-evil" not in answer.headers
+    for outcome in ({"prediction_id": word, "outcome": True}, {"prediction_id": "a-0", "outcome": word}):
+        assert target.ask("/v2/models/flights/feedback", outcome).status in {200, *REFUSED}
 
 
 CSV = "delay,hour,carrier,note,cancelled,when\n12.5,8,AA,fog,False,2013-01-01T05:00:00\n"
@@ -745,13 +749,13 @@ def test_paths(target: Target, path: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW", "x" * 100])
-@pytest.mark.parametrize("path", ["/invocations", "/v2/models/flights/infer", "/ping", "/v2"])
+@pytest.mark.parametrize("path", ["/invocations", "/v2/models/flights/infer", "/ping", "/metrics"])
 def test_methods(target: Target, path: str, method: str) -> None:
     told = target.raw(empty(method, path))
     assert status(told) in {400, 404, 405, 501}, told
 
 
-HIDDEN = b"GET /v2 HTTP/1.1\r\nHost: here\r\n\r\n"
+HIDDEN = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n"
 BROKEN_HTTP = {
     "no HTTP": b"hello\r\n\r\n",
     "TLS": bytes.fromhex("16030100a5010000a10303") + b"\x00" * 160,
@@ -906,9 +910,10 @@ def test_guessing_at_random(guarded: Guarded, guess: str) -> None:
 
 ROLES = {
     "predict": ("/invocations", RECORDS),
+    "feedback": ("/v2/models/flights/feedback", FEEDBACK),
     "admin": ("/v2/repository/index", {}),
 }
-MAY = {"predict": {"predict"}, "feedback": set(), "admin": {"predict", "admin"}, "other": set()}
+MAY = {"predict": {"predict"}, "feedback": {"feedback"}, "admin": {"predict", "feedback", "admin"}, "other": set()}
 
 
 @pytest.mark.parametrize("wanted", ROLES)
@@ -995,3 +1000,10 @@ def test_nothing_of_all_this_ended_a_worker(target: Target, monkeypatch: pytest.
     monkeypatch.setenv("DEPLOY_EXT_PROJECT", str(target.folder))
     (found,) = deploy_ext.status("flights/1")
     assert found.state == "ready" and found.restarts == 0
+
+
+def test_nothing_of_all_this_was_an_error_of_the_server(target: Target) -> None:
+    told = target.raw(empty("GET", "/metrics")).decode()
+    assert re.findall(r'deploy_ext_requests_total\{.*code="5(?!03)\d\d".*\} [1-9].*', told) == []
+    assert re.findall(r"deploy_ext_worker_restarts_total(?:\{.*\})? (\S+)", told) in (["0.0"], [])
+    assert re.findall(r"deploy_ext_journal_lost_total(?:\{.*\})? (\S+)", told) in (["0.0"], [])

@@ -112,7 +112,7 @@ def test_every_example_is_what_its_schema_describes(output: str) -> None:
                 if "example" in media:
                     seen += 1
                     assert faults(told, media["schema"], media["example"]) == [], path
-    assert seen == 6
+    assert seen == 10
     row = told["components"]["schemas"]["Row"]
     for name, column in row["properties"].items():
         assert all(faults(told, column, value) == [] for value in column["examples"]), name
@@ -139,7 +139,7 @@ def test_an_operation_asks_for_a_key_only_where_there_are_keys() -> None:
     told = document(keys=True)
     needed = {path for path, item in told["paths"].items() if "401" in statuses(item)}
     assert told["components"]["securitySchemes"] == {"bearer": {"type": "http", "scheme": "bearer"}}
-    assert {"/invocations", "/v2/repository/index"} <= needed
+    assert {"/invocations", "/v2/models/{name}/feedback", "/v2/repository/index"} <= needed
     assert not needed & {"/ping", "/health", "/version", "/v2/health/live", "/v2/health/ready", "/docs"}
     assert not {"401", "403", "429"} & {s for item in document(keys=False)["paths"].values() for s in statuses(item)}
     assert "security" not in json.dumps(document(keys=False)["paths"])
@@ -151,7 +151,7 @@ def statuses(item: dict[str, Any]) -> list[str]:
 
 def test_paths_of_a_model_exist_with_and_without_a_version() -> None:
     paths = document()["paths"]
-    for suffix in ("", "/ready", "/infer"):
+    for suffix in ("", "/ready", "/infer", "/feedback"):
         assert {f"/v2/models/{{name}}{suffix}", f"/v2/models/{{name}}/versions/{{version}}{suffix}"} <= paths.keys()
     assert sum(len(operations) for operations in OPERATIONS.values()) + 3 == len(paths)
 

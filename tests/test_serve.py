@@ -107,9 +107,9 @@ def start(folder: Path, release: Release, *, drain: float = 5.0, timeout: float 
     """A supervisor for `release` that has told how it went, and was not yet confirmed."""
     control, listener, (ours, theirs) = str(folder / "control"), listen("127.0.0.1", 0), socket.socketpair()
     given = Settings(start_timeout=timeout, drain_timeout=drain)
-    plan = Plan("flights", release, control, listener.fileno(), theirs.fileno(), str(folder / "keys.json"), given)
+    plan = Plan("flights", release, control, (listener.fileno(),), theirs.fileno(), str(folder), given)
     with (folder / "log").open("wb") as log, listener, theirs:
-        inherited = (plan.listener, plan.report)
+        inherited = (*plan.listeners, plan.report)
         process = subprocess.Popen(plan.argv, pass_fds=inherited, env=os.environ | THREADS, stderr=log)
         return Server(process, listener.getsockname(), control, ours, folder / "log")
 

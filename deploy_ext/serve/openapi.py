@@ -84,7 +84,8 @@ class Operation:
 
     def errors(self, keys: bool) -> list[int]:
         """Every status that it can fail with; those about keys only where there are any."""
-        own = (404,) * ("{name}" in self.route) + (400, 413) * bool(self.body) + (422, 500, 504) * self.asks
+        own = (404,) * ("{name}" in self.route) + (400, 413) * bool(self.body) + (500, 504) * self.asks
+        own += (422,) * (self.asks or self.role == "feedback")
         return sorted({*_SERVER, *own, *(_KEY if keys and self.role else ())})
 
 
@@ -97,6 +98,11 @@ OPERATIONS = {
         Operation("GET /v2/models/{name}", "What it expects and answers", "Model", "", "any"),
         Operation("GET /v2/models/{name}/ready", "Is it ready?", "ModelReady", "", "any"),
     ),
+    "feedback": (
+        Operation(
+            "POST /v2/models/{name}/feedback", "Tell what was right", "FeedbackResponse", "FeedbackRequest", "feedback"
+        ),
+    ),
     "server": (
         Operation("GET /v2", "Name, version and extensions", "Server"),
         Operation("GET /v2/health/live", "Is it alive?", "Live"),
@@ -104,6 +110,7 @@ OPERATIONS = {
         Operation("GET /ping", "Is it alive? (MLflow)", "Stamp"),
         Operation("GET /health", "Is it alive? (MLflow)", "Stamp"),
         Operation("GET /version", "The version of its software", "Version"),
+        Operation("GET /metrics", "What it counts (Prometheus)", "text/plain", "", "any"),
         Operation("GET /openapi.json", "This document", "Document", "", "any"),
         Operation("GET /docs", "This document as a page", "text/html"),
     ),
@@ -164,7 +171,7 @@ def _operation(operation: Operation, examples: Mapping[str, Any], keys: bool) ->
     if operation.body == "InferRequest":
         told["parameters"] = [_BINARY_HEADER]
     if operation.body:
-        told["requestBody"] = {"required": operation.asks, "content": _content(operation.body, examples)}
+        told["requestBody"] = {"required": operation.role != "admin", "content": _content(operation.body, examples)}
     answers = {"200": {"description": "The answer.", "content": _content(operation.answer, examples)}}
     return told | {"responses": answers | {str(e): _ref(str(e), "responses") for e in operation.errors(keys)}}
 
@@ -226,24 +233,27 @@ def _requests(served: Served) -> dict[str, Any]:
     }
     tensor = {"name": names, "shape": _list(_COUNT, 1), "datatype": kinds, "data": _list(_ANY), "parameters": _OPEN}
     wanted = _object({"name": _TEXT, "parameters": _OPEN}, ["name"])
+    truth = _object({"prediction_id": _TEXT, "outcome": _label(served.contract.output, closed=False)})
     infer = {"id": _TEXT, "parameters": _OPEN, "inputs": _list(_ref("Tensor"), 1), "outputs": _list(wanted)}
     return {
         "InvocationRequest": {"oneOf": [_object({n: form, "params": _OPEN}, [n]) for n, form in forms.items()]},
         "Tensor": _object(tensor, ["name", "shape", "datatype"]),
         "InferRequest": _object(infer, ["inputs"]),
+        "Truth": truth | _CLOSED,
+        "FeedbackRequest": {"oneOf": [_ref("Truth"), _object({"feedback": _list(_ref("Truth"))}) | _CLOSED]},
         "IndexRequest": _object({"ready": {"type": "boolean"}}, []),
     }
 
 
-_OPEN = {"type": "object"}
+_OPEN, _CLOSED = {"type": "object"}, {"additionalProperties": False}
 
 
-def _label(output: Output) -> dict[str, Any]:
-    """JSON Schema of one prediction."""
+def _label(output: Output, closed: bool = True) -> dict[str, Any]:
+    """JSON Schema of one prediction, or of the truth about one, which training need not have known."""
     if output.kind == "regression":
         return {"type": "number"}
     kind = {"int": "integer", "float": "number", "bool": "boolean"}.get(output.label_type or "", "string")
-    return {"type": kind} | ({"enum": list(output.labels)} if output.labels else {})
+    return {"type": kind} | ({"enum": list(output.labels)} if output.labels and closed else {})
 
 # %% ../../nbs/33_serve_openapi.ipynb #openapi-answers-code
 def _answers(served: Served) -> dict[str, Any]:
@@ -251,26 +261,29 @@ def _answers(served: Served) -> dict[str, Any]:
     stamp = {name: {"type": "string"} for name in served.stamp}
     fault = {"row": {"type": ["integer", "null"]}, "column": _TEXT, "problem": _TEXT, "value": _ANY}
     tensor = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list(_COUNT)}) | {"description": _BINARY}
-    told = _object({"outliers": _list(_ref("Fault"))}, [])
+    named = {"prediction_ids": _list(_TEXT)}  # unless the journal is off, or could not be written
+    told = _object({"outliers": _list(_ref("Fault")), **named}, [])
     label = _label(served.contract.output)
     predictions = {"predictions": _list(label), "request_id": _TEXT}
     announced = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list({"type": "integer"})})  # -1: any number
     model = {"name": _TEXT, "versions": _list(_TEXT), "platform": _TEXT}
     true = {"type": "boolean"}
     made = {
-        "InvocationResponse": predictions,
         "InferResponse": {"id": _TEXT, "parameters": told, "outputs": _list(tensor)},
         "Model": {**model, "inputs": _list(announced), "outputs": _list(announced)},
         "ModelReady": {"name": _TEXT, "ready": true},
         "Server": {"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)},
         "Live": {"live": true},
-        "Ready": {"ready": true},
+        "FeedbackResponse": {"accepted": _COUNT, "unknown": _list(_TEXT), "repeated": _list(_TEXT)},
+        "Ready": {"ready": true, "journal": _TEXT},
         "Version": {"version": _TEXT},
         "Stamp": {},
         "Error": {"error": _TEXT},
         "Violation": {"error": _TEXT, "faults": _list(_ref("Fault"))},
     }
-    closed = {"Fault": _object(fault), "Document": _OPEN, "Index": _list(_object({"name": _TEXT, "state": _TEXT}))}
+    invocation = _object({**predictions, **named, **stamp}, [*predictions, *stamp])
+    closed = {"InvocationResponse": invocation, "Fault": _object(fault), "Document": _OPEN}
+    closed["Index"] = _list(_object({"name": _TEXT, "state": _TEXT}))
     return {name: _object(fields | stamp) for name, fields in made.items()} | closed
 
 
@@ -287,14 +300,17 @@ def _bodies(served: Served, example: Mapping[str, Any]) -> dict[str, Any]:
     """Bodies that may be sent as they stand, by the name of their schema, and what was answered."""
     i = _chosen(example)
     columns = {name: [values[i]] for name, values in example["columns"].items()}
-    prediction, asked = example["prediction"][i], "0kqz1c-5"
+    prediction, asked, named = example["prediction"][i], "0kqz1c-5", "6920a1b23f9c0d-17"
     data = {"predict": [prediction], "probabilities": (example["probabilities"] or {i: None})[i]}
     outputs = [o | {"shape": [1, *o["shape"][1:]], "data": data[o["name"]]} for o in metadata(served)["outputs"]]
     return {
         "InvocationRequest": {"dataframe_records": [{name: values[0] for name, values in columns.items()}]},
-        "InvocationResponse": {"predictions": [prediction], "request_id": asked, **served.stamp},
+        "InvocationResponse": {"predictions": [prediction], "request_id": asked, "prediction_ids": [named]}
+        | served.stamp,
+        "FeedbackRequest": {"prediction_id": named, "outcome": prediction},
+        "FeedbackResponse": {"accepted": 1, "unknown": [], "repeated": [], **served.stamp},
         "InferRequest": msgspec.json.decode(write_request(columns, served.contract)),
-        "InferResponse": {"id": asked, "outputs": outputs, "parameters": {}, **served.stamp},
+        "InferResponse": {"id": asked, "outputs": outputs, "parameters": {"prediction_ids": [named]}, **served.stamp},
     }
 
 # %% ../../nbs/33_serve_openapi.ipynb #openapi-document-code

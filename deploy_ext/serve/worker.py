@@ -87,6 +87,7 @@ class Serving:
         finally:
             if journal.lost > lost:
                 self.meter.add("journal_lost", journal.lost - lost)
+                self.meter.set("journal_degraded", 1.0)
         if place:
             segment, number = place
             for question in batch:
