@@ -1,9 +1,11 @@
-"""Requests a second of an endpoint against `mlflow models serve` and an echo, loaded by wrk, in one run.
+"""Requests a second of an endpoint against its peers and an echo, loaded by wrk, in one run.
 
 For each of three pipelines on the flights data the same rows are sent to `mlflow models serve` (one worker, this
-environment), to our endpoint as `register` made it (`auto`), to the same with scikit-learn answering (`sklearn`), and,
-once, to an ASGI application on the same server software that sends back what it got. Our endpoint has a key, limits and
-contract checks, as in production. One connection and sixteen, one row and a thousand a request.
+environment), to vetiver and MLServer (bench/peers.py: environments of their own), to our endpoint as `register` made it
+(`auto`), to the same with scikit-learn answering (`sklearn`), and, once, to an ASGI application on the same server
+software that sends back what it got. Our endpoint has a key, limits, contract checks, the journal and metrics on, as in
+production; it is also run without the journal, to see what that costs, and with two workers. One connection and
+sixteen, one row and a thousand a request.
 
 Prints a table with ratios and the targets of the project; exits 1 when one is missed. Run it on a quiet machine:
 .venv/bin/python bench/serving.py [--seconds 8] [--only LogisticRegression]
@@ -176,11 +178,13 @@ class Bench:
         split = {n: json.loads(part.to_json(orient="split", index=False)) for n, part in self.rows.items()}
         self.bodies = {n: json.dumps({"dataframe_split": part}).encode() for n, part in split.items()}
 
-    def take(self, model: str, server: str, url: str, pid: int, start: float, secret: str = "") -> None:
+    def take(
+        self, model: str, server: str, url: str, pid: int, start: float, secret: str = "", bodies: Any = None
+    ) -> None:
         """Load a server that answers and keep what was found."""
-        cells = {}
+        cells, bodies = {}, bodies or self.bodies
         for connections, rows in CELLS:
-            cells[connections, rows] = load(url, self.bodies[rows], connections, self.seconds, self.folder, secret)
+            cells[connections, rows] = load(url, bodies[rows], connections, self.seconds, self.folder, secret)
         self.runs.append(Run(model, server, cells, memory(pid), start))
         sys.stderr.write(f"{model} {server}: {cells[1, 1].rate:.0f} {cells[16, 1].rate:.0f} requests/s\n")
 
@@ -205,26 +209,43 @@ class Bench:
             self.check(model, answer(url, self.bodies[1000])["predictions"])
             self.take(name, "mlflow", url, pid, start)
 
-    def ours(self, name: str, model: Any, runtime: str) -> None:
-        """Our endpoint, with a key."""
+    def peer(self, name: str, model: Any, server: str) -> None:
+        """vetiver or MLServer with the pipeline, fitted in its own environment."""
+        import peers
+
+        folder = self.folder / f"{server}-{name}"
+        folder.mkdir()
+        self.X.assign(y=self.y).to_parquet(folder / "train.parquet")
+        peer = getattr(peers, server)(name, folder, self.rows)
+        with peers.started(peer) as (pid, start):
+            self.check(model, peers.predictions(peer, answer(peer.url, peer.bodies[1000])))
+            self.take(name, server, peer.url, pid, start, bodies=peer.bodies)
+
+    def ours(self, name: str, model: Any, runtime: str, also: dict[str, dict[str, str]] = {}) -> None:  # noqa: B006
+        """Our endpoint, with a key; and also in these other ways, by name, with what they set in the environment."""
         import deploy_ext
 
         made = deploy_ext.register(model, name, self.X, self.y, runtime=runtime)
         deploy_ext.promote(str(made), reason="bench", force=True)
         secret = deploy_ext.key_create(name, role="predict").secret
-        began = time.monotonic()
-        endpoint = deploy_ext.up(name)
-        start = time.monotonic() - began
-        url = f"{endpoint.url}/invocations"
-        self.check(model, answer(url, self.bodies[1000], secret)["predictions"])
-        self.take(name, f"deploy_ext {runtime} ({made.runtime})", url, endpoint.pid or 0, start, secret)
-        deploy_ext.down(name)
+        for way, variables in {f"({made.runtime})": {}, **also}.items():
+            os.environ.update(variables)
+            began = time.monotonic()
+            endpoint = deploy_ext.up(name)
+            start = time.monotonic() - began
+            url = f"{endpoint.url}/invocations"
+            self.check(model, answer(url, self.bodies[1000], secret)["predictions"])
+            self.take(name, f"deploy_ext {runtime} {way}", url, endpoint.pid or 0, start, secret)
+            deploy_ext.down(name)
+            for variable in variables:
+                del os.environ[variable]
 
     def check(self, model: Any, predictions: list[Any]) -> None:
         """Raises AssertionError unless these are the model's own."""
         assert predictions == model.predict(self.rows[1000]).tolist()
 
 
+ALSO = {"no journal": {"DEPLOY_EXT_JOURNAL": "off"}, "2 workers": {"DEPLOY_EXT_WORKERS": "2"}}
 TARGETS = [  # of, connections, rows, models, times mlflow's requests/s
     ("auto", 1, 1, ("HistGradientBoosting", "LogisticRegression", "RandomForest"), 30),
     ("auto", 16, 1, ("HistGradientBoosting", "RandomForest"), 100),
@@ -256,6 +277,7 @@ def table(runs: list[Run]) -> None:
 def judged(runs: list[Run]) -> int:
     """Print every target with what was reached; how many were missed."""
     found = {(r.model, r.server.split(" (")[0].removeprefix("deploy_ext ")): r for r in runs}
+    single = (1, 1), (16, 1)
     echo, missed = found["", "echo"].cells[1, 1].p50, 0
 
     def tell(what: str, reached: float, wanted: float, least: bool = True) -> None:
@@ -275,6 +297,14 @@ def judged(runs: list[Run]) -> int:
             tell(f"{model}: p50 on one connection, times the echo's", run.cells[1, 1].p50 / echo, 2.5, least=False)
             tell(f"{model}: MB of memory", run.memory, 160, least=False)
             tell(f"{model}: seconds from `up` to ready", run.start, 1.5, least=False)
+            without = found[model, "auto no journal"].cells
+            costs = [100 - 100 * run.cells[at].rate / without[at].rate for at in single]
+            for (connections, _), cost in zip(single, costs, strict=True):
+                tell(f"{model}: % that the journal costs, {connections} connections", cost, 15, least=False)
+            double = found[model, "auto 2 workers"].cells[16, 1].rate / run.cells[16, 1].rate
+            tell(f"{model}: two workers, times one, 16 connections, 1 row", double, 1.6)
+            double = found[model, "auto 2 workers"].cells[16, 1000].rate / run.cells[16, 1000].rate
+            tell(f"{model}: two workers, times one, 16 connections, 1,000 rows", double, 1.6)
     tell("requests that failed", sum(c.bad for r in runs for c in r.cells.values()), 0, least=False)
     return missed
 
@@ -283,6 +313,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seconds", type=float, default=8, help="of each cell of the table")
     arguments.add_argument("--only", default="", help="one of the models")
+    arguments.add_argument("--peers", nargs="*", default=["vetiver", "mlserver"], help="besides mlflow")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as tmp:
         os.environ["DEPLOY_EXT_PROJECT"] = tmp
@@ -294,7 +325,9 @@ def main() -> int:
             if given.only in ("", name):
                 model = pipeline.fit(bench.X, bench.y)
                 bench.mlflow(name, model)
-                bench.ours(name, model, "auto")
+                for server in given.peers:
+                    bench.peer(name, model, server)
+                bench.ours(name, model, "auto", ALSO)
                 bench.ours(name, model, "sklearn")
     print(machine("deploy_ext", "mlflow", "scikit-learn", "treelite", "onnxruntime", "uvicorn"))
     table(bench.runs)

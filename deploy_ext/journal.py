@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from .core import InvalidRequest, TimedOut, nearest, write_atomic
@@ -206,7 +205,8 @@ def _forget(path: Path, where: Mapping[str, str], salt: bytes) -> int:
     if doomed.all():
         remove(path)
         return len(gone)
-    keep_manifest(path, msgspec.structs.replace(known, gone=sorted({*known.gone, *gone})))
+    known.gone = sorted({*known.gone, *gone})
+    keep_manifest(path, known)
     _forget_feedback(path.with_suffix(".feedback"), set(gone))
     keep_table(path, rows.filter(~doomed))
     return len(gone)

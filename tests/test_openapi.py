@@ -153,7 +153,7 @@ def test_paths_of_a_model_exist_with_and_without_a_version() -> None:
     paths = document()["paths"]
     for suffix in ("", "/ready", "/infer", "/feedback"):
         assert {f"/v2/models/{{name}}{suffix}", f"/v2/models/{{name}}/versions/{{version}}{suffix}"} <= paths.keys()
-    assert sum(len(operations) for operations in OPERATIONS.values()) + 3 == len(paths)
+    assert sum(len(operations) for operations in OPERATIONS.values()) + 4 == len(paths)
 
 
 # the page
