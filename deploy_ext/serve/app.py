@@ -11,7 +11,7 @@ import logging
 import platform
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,7 +78,7 @@ class Way(NamedTuple):
     """How predictions are asked and answered on a path."""
 
     read: Callable[[bytes, Headers], Asked]
-    write: Callable[[Served, Asked, Answers, str, Sequence[str]], tuple[bytes, int | None]]
+    write: Callable[[Served, Asked, Answers, str, Any], tuple[bytes, int | None]]
     endpoint: str = "infer"  # as it is counted
 
 
@@ -166,12 +166,15 @@ class Predictions:
         return Answers(_rounded(answers.prediction, digits), _rounded(answers.probabilities, digits))
 
 
-def prediction_ids(question: Question) -> list[str]:
-    """The ids under which the predictions of an answered `question` are known; none if they are not written."""
+def prediction_ids(question: Question) -> msgspec.Raw | None:
+    """The ids under which the predictions of an answered `question` are known, as a JSON list.
+
+    None if they are not written."""
     if question.place is None:
-        return []
+        return None
     segment, first = question.place
-    return [f"{segment}-{number}" for number in range(first, first + question.rows)]
+    numbers = f'","{segment}-'.join(map(str, range(first, first + question.rows)))
+    return msgspec.Raw(f'["{segment}-{numbers}"]'.encode())
 
 
 _KINDS = {400: "invalid", 401: "key", 403: "key", 404: "invalid", 408: "timeout", 413: "large", 422: "contract"}

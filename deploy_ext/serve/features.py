@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import repeat
 from typing import Any, ClassVar
 
 import numpy as np
@@ -75,8 +76,8 @@ class Lookup:
 
     def __call__(self, columns: Columns) -> list[float]:
         """The numbers of a column's values. Raises `ValueError` for a value that nothing stands for."""
-        get, unknown = self.table.get, self.unknown
-        found = [get(value, unknown) for value in columns[self.name]]
+        unknown = self.unknown
+        found = list(map(self.table.get, columns[self.name], repeat(unknown)))
         if unknown is None and None in found:
             value = columns[self.name][found.index(None)]
             raise ValueError(f"column '{self.name}': {value!r:.60} is no category that the model knows")

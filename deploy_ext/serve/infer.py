@@ -206,11 +206,11 @@ def _misfits(column: Column, kind: str, values: Sequence[Any]) -> Iterator[Fault
 
 # %% ../../nbs/33_serve_infer.ipynb #infer-write-code
 def write_infer(
-    served: Served, asked: Asked, answers: Answers, request_id: str, ids: Sequence[str] = ()
+    served: Served, asked: Asked, answers: Answers, request_id: str, ids: msgspec.Raw | None = None
 ) -> tuple[bytes, int | None]:
     """The V2 answer to `asked`: the tensors `predict` [n] and `probabilities` [n, k], row order as asked.
 
-    `ids` are those of the predictions, in the same order, for feedback.
+    `ids` are those of the predictions, in the same order, as a JSON list.
 
     With binary tensors the second value is the length of the JSON, which they follow; else it is None."""
     data = {"predict": answers.prediction, "probabilities": answers.probabilities}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -35,10 +35,12 @@ def _from_split(split: Split, contract: Contract) -> Columns:
     names = contract.names if split.columns is None else split.columns
     if len(set(names)) < len(names):
         raise InvalidRequest("two columns have the same name; a column is sent once.")
-    for i, row in enumerate(split.data):
-        if len(row) != len(names):
-            raise InvalidRequest(f"row {i} has {len(row)} values for {len(names)} columns.")
-    return {name: [row[i] for row in split.data] for i, name in enumerate(names)}
+    if set(map(len, split.data)) - {len(names)}:
+        i, row = next((i, row) for i, row in enumerate(split.data) if len(row) != len(names))
+        raise InvalidRequest(f"row {i} has {len(row)} values for {len(names)} columns.")
+    if not split.data:
+        return {name: [] for name in names}
+    return dict(zip(names, map(list, zip(*split.data, strict=True)), strict=True))
 
 
 def _from_records(records: list[dict[str, Any]], contract: Contract) -> Columns:
@@ -127,10 +129,10 @@ def _from_json(body: bytes, contract: Contract) -> Columns:
 
 
 def write_invocation(
-    served: Served, asked: Asked, answers: Answers, request_id: str, ids: Sequence[str] = ()
+    served: Served, asked: Asked, answers: Answers, request_id: str, ids: msgspec.Raw | None = None
 ) -> tuple[bytes, None]:
     """MLflow's answer, `{"predictions": [...]}`, with the model and version that gave it."""
-    told = {"predictions": answers.prediction.tolist(), **served.stamp, "request_id": request_id}
+    told: dict[str, Any] = {"predictions": answers.prediction.tolist(), **served.stamp, "request_id": request_id}
     if ids:
         told["prediction_ids"] = ids
     return msgspec.json.encode(told), None

@@ -187,10 +187,12 @@ class Meter:
 
     def asked(self, key: int, columns: Mapping[str, Sequence[Any]]) -> None:
         """The key in this slot asked about the rows of `columns`."""
-        rows = 0
-        for row in zip(*columns.values(), strict=True):
-            self._seen[key * COVERAGE + hash(row) % COVERAGE] = 1
-            rows += 1
+        hashes = map(hash, zip(*columns.values(), strict=True))
+        if (rows := len(next(iter(columns.values())))) == 1:
+            self._seen[key * COVERAGE + next(hashes) % COVERAGE] = 1
+        else:
+            seen = np.frombuffer(self._seen, np.uint8, COVERAGE, key * COVERAGE)
+            seen[np.fromiter(hashes, np.int64, rows) % COVERAGE] = 1
         self._cells[CELLS + key] += rows
 
     def add(self, name: str, value: float = 1.0) -> None:
