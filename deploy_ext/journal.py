@@ -26,6 +26,7 @@ from deploy_ext.serve.archive import (
     manifest,
     remove,
     table,
+    together,
 )
 from .serve.feedback import held, outcomes
 from .serve.journal import LOG, TURN, abandoned, framed, hashed, read_segment
@@ -66,7 +67,8 @@ def read(folder: Path, since: datetime | None = None, until: datetime | None = N
     Columns: time (UTC), request_id, prediction_id, version, key_id, the inputs, prediction, probability_<label>,
     outcome and outcome_time where feedback was given, flags (text), latency_ms."""
     first, last = (None if when is None else int(when.timestamp() * 1e9) for when in (since, until))
-    found = _together([_shown(folder, name, rows) for name, rows in _tables(folder, first, last)])
+    tables = [_shown(folder, name, rows) for name, rows in _tables(folder, first, last)]
+    found = together(tables) if tables else _empty()
     frame = found.select([*FIRST, *(n for n in found.column_names if n not in (*FIRST, *LAST)), *LAST]).to_pandas()
     if since is not None or until is not None:
         early = frame["time"] < (since or datetime.min.replace(tzinfo=UTC))
@@ -111,31 +113,13 @@ def _shown(folder: Path, name: str, rows: pa.Table) -> pa.Table:
     return rows.drop_columns([ROW]).append_column("outcome_time", when)
 
 
-def _together(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables as one; columns of types that do not go together become text."""
+def _empty() -> pa.Table:
+    """What there is when nothing was asked."""
     import pyarrow as pa
 
-    if not tables:
-        empty: dict[str, Any] = {name: pa.nulls(0, pa.string()) for name in (*FIRST, "prediction", *LAST)}
-        moments = {name: pa.nulls(0, pa.timestamp("us", "UTC")) for name in ("time", "outcome_time")}
-        return pa.table(empty | moments)
-    try:
-        return pa.concat_tables(tables, promote_options="permissive")
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-        types: dict[str, set[Any]] = {}
-        for field in (field for one in tables for field in one.schema if not pa.types.is_null(field.type)):
-            types.setdefault(field.name, set()).add(field.type)
-        mixed = {n for n, kinds in types.items() if any(map(pa.types.is_string, kinds)) and len(kinds) > 1}
-        return pa.concat_tables([_as_text(one, mixed) for one in tables], promote_options="permissive")
-
-
-def _as_text(rows: pa.Table, names: set[str]) -> pa.Table:
-    import pyarrow as pa
-
-    for i, name in enumerate(rows.column_names):
-        if name in names:
-            rows = rows.set_column(i, name, rows[name].cast(pa.string()))
-    return rows
+    empty: dict[str, Any] = {name: pa.nulls(0, pa.string()) for name in (*FIRST, "prediction", *LAST)}
+    moments = {name: pa.nulls(0, pa.timestamp("us", "UTC")) for name in ("time", "outcome_time")}
+    return pa.table(empty | moments)
 
 # %% ../nbs/38_journal.ipynb #journal-forget-code
 PATIENCE = 15.0  # seconds that writers may take to let go of a segment
@@ -162,7 +146,7 @@ def forget(folder: Path, where: Mapping[str, str], salt: bytes, patience: float 
 
 def _turn(folder: Path, patience: float) -> None:
     """Have every writer begin a new segment; those that have no rows yet may go on. Raises `TimedOut`."""
-    waiting = {log for log in folder.glob(f"*{LOG}") if (found := read_segment(log)) and found.batches}
+    waiting = {log for log in folder.glob(f"*{LOG}") if (found := read_segment(log)) and found.rows}
     write_atomic(folder / TURN, b"")
     deadline = time.monotonic() + patience
     while waiting := {log for log in waiting if log.exists() and not abandoned(log)}:

@@ -430,7 +430,8 @@ def journal(
     Raises `InvalidRequest` for a time that is none, or a model that has no journal here.
     """
     folder, present = _journal_folder(name), now()
-    return read(folder, *(said and moment(said, present) for said in (since, until)))
+    first, last = (None if said is None else moment(said, present) for said in (since, until))
+    return read(folder, first, last)
 
 
 def _journal_folder(name: str) -> Path:

@@ -20,14 +20,15 @@ import msgspec
 import numpy as np
 
 from ..core import Settings, write_atomic
-from .journal import LOG, PENDING, Head, Segment, abandoned, read_segment
+from .journal import LOG, PENDING, Batch, Head, Segment, abandoned, read_segment
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 # %% auto #0
-__all__ = ['ROW', 'OURS', 'shown_names', 'text_of', 'array_of', 'table', 'Manifest', 'manifest', 'keep_manifest', 'keep_table',
-           'archive', 'changing', 'Maintained', 'due', 'maintain', 'remove', 'command', 'main']
+__all__ = ['ROW', 'OURS', 'PART', 'shown_names', 'text_of', 'array_of', 'table', 'together', 'Manifest', 'manifest',
+           'keep_manifest', 'keep_table', 'archive', 'changing', 'Maintained', 'due', 'maintain', 'remove', 'command',
+           'main']
 
 # %% ../../nbs/33_serve_archive.ipynb #archive-table-code
 ROW = "_row"  # the number of the row in its segment
@@ -71,19 +72,57 @@ def _moments(values: Sequence[str | None]) -> Any:
         return pd.Series(pd.to_datetime(list(values), format="ISO8601", utc=True)).astype("datetime64[us, UTC]")
 
 
-def _flags(segment: Segment, starts: Sequence[int], rows: int) -> list[str]:
+def _flags(batches: Sequence[Batch], starts: Sequence[int], rows: int) -> list[str]:
     told = [""] * rows
-    for batch, start in zip(segment.batches, starts, strict=True):
+    for batch, start in zip(batches, starts, strict=True):
         for row, column, problem in batch.flags:
             told[start + row] += f"{'; ' if told[start + row] else ''}{column} {problem}"
     return told
 
 
+PART = 50_000  # rows that are held at once as Python has them, which is many times as large
+
+
 def table(segment: Segment) -> pa.Table:
     """The rows of a segment, one line each."""
+    parts, batches, first = [], segment.batches(), 0
+    while first < segment.rows or not parts:
+        some, rows = [], 0
+        while first + rows < segment.rows and rows < PART:
+            some.append(next(batches))
+            rows += sum(some[-1].rows)
+        parts.append(_part(segment.head, some, first))
+        first += rows
+    return together(parts)
+
+
+def together(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables as one, by the names of their columns; columns of types that do not go together become text."""
     import pyarrow as pa
 
-    head, batches = segment.head, segment.batches
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        types: dict[str, set[Any]] = {}
+        for field in (field for one in tables for field in one.schema if not pa.types.is_null(field.type)):
+            types.setdefault(field.name, set()).add(field.type)
+        mixed = {n for n, kinds in types.items() if any(map(pa.types.is_string, kinds)) and len(kinds) > 1}
+        return pa.concat_tables([_as_text(one, mixed) for one in tables], promote_options="permissive")
+
+
+def _as_text(rows: pa.Table, names: set[str]) -> pa.Table:
+    import pyarrow as pa
+
+    for i, name in enumerate(rows.column_names):
+        if name in names:
+            rows = rows.set_column(i, name, rows[name].cast(pa.string()))
+    return rows
+
+
+def _part(head: Head, batches: Sequence[Batch], first: int) -> pa.Table:
+    """The rows of some batches, numbered from `first` on."""
+    import pyarrow as pa
+
     sizes = np.array([n for b in batches for n in b.rows], int)
     rows, each = int(sizes.sum()), np.repeat(np.arange(len(sizes)), sizes)
     starts = np.cumsum([0, *(sum(b.rows) for b in batches)])[:-1]
@@ -95,7 +134,7 @@ def table(segment: Segment) -> pa.Table:
     kinds = ["string" if n in head.hashed else k for n, k in zip(head.columns, head.kinds, strict=True)]
     chances = np.frombuffer(b"".join(b.probabilities for b in batches)).reshape(-1, len(head.labels) or 1)
     columns = {
-        ROW: pa.array(np.arange(rows)),
+        ROW: pa.array(np.arange(first, first + rows)),
         "time": pa.array(times[each], pa.timestamp("us", "UTC")),
         "request_id": pa.array([r for b in batches for r in b.requests], pa.string()).take(pa.array(each)),
         "version": pa.array(np.full(rows, head.version, np.int32)),
@@ -103,7 +142,7 @@ def table(segment: Segment) -> pa.Table:
         **{n: array_of(v, k) for n, v, k in zip(shown_names(head), inputs, kinds, strict=True)},
         "prediction": array_of([p for b in batches for p in b.prediction]),
         **{f"probability_{label}": pa.array(chances[:, i]) for i, label in enumerate(head.labels)},
-        "flags": pa.array(_flags(segment, starts.tolist(), rows), pa.string()),
+        "flags": pa.array(_flags(batches, starts.tolist(), rows), pa.string()),
         "latency_ms": pa.array(np.array([n for b in batches for n in b.latencies], float)[each] / 1000),
     }
     return pa.table(columns)
@@ -168,12 +207,11 @@ def archive(path: Path) -> int:
     if segment is None:  # its head is damaged: somebody should look at it
         path.rename(path.with_suffix(".damaged"))
         return 0
-    if segment.batches:
-        times = [b.time for b in segment.batches]
-        rows, head = sum(sum(b.rows) for b in segment.batches), segment.head
+    if segment.rows:
+        head = segment.head
         shown = dict(zip(head.columns, shown_names(head), strict=True))
         hashed, rounded = ([shown[name] for name in names] for names in (head.hashed, head.rounded))
-        keep_manifest(path, Manifest(rows, min(times), max(times), hashed, rounded))
+        keep_manifest(path, Manifest(segment.rows, segment.first, segment.last, hashed, rounded))
         keep_table(path, table(segment))
     path.unlink()
     return segment.torn
@@ -261,9 +299,17 @@ def command(folder: Path, settings: Settings) -> list[str]:
     return [sys.executable, "-I", "-m", "deploy_ext.serve.archive", str(folder), msgspec.json.encode(settings).decode()]
 
 
+def _give_way() -> None:
+    """Have this process run only when nobody else wants the processor."""
+    if sys.platform == "linux":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
+
+
 def main(folder: str, settings: str) -> int:
-    """Look after the journal in `folder`, at the lowest priority; returns the exit code."""
-    os.nice(19)
+    """Look after the journal in `folder` while nobody else wants the processor; returns the exit code."""
+    _give_way()
     done = maintain(Path(folder), msgspec.json.decode(settings, type=Settings))
     sys.stdout.write(msgspec.json.encode(done).decode())
     return 0

@@ -98,17 +98,34 @@ Outcome = list[tuple[Question, Any]]  # with Answers, or with the exception
 class Batcher:
     """Answers questions in turns, each turn with one call of `predict`. Lives on one event loop."""
 
-    def __init__(self, predict: Predict, record: Record, pace: Pace, patience: float, thread_only: bool = False):
+    def __init__(
+        self,
+        predict: Predict,
+        record: Record,
+        pace: Pace,
+        patience: float,
+        thread_only: bool = False,
+        alone: Callable[[], bool] = lambda: False,
+    ):
         self.predict, self.record, self.pace, self.patience = predict, record, pace, patience
-        self.thread_only = thread_only
+        self.thread_only, self.alone = thread_only, alone
         self.waiting: deque[Question] = deque()
         self.computing: list[Question] = []
         self.thread = ThreadPoolExecutor(1, "predict")
         self.due = False
         self.loop: Any = None
 
-    def ask(self, question: Question) -> asyncio.Future[Answers]:
-        """The answers to `question`, when they come. Raises what `predict` or `record` raise, and `TimedOut`."""
+    async def ask(self, question: Question) -> Answers:
+        """The answers to `question`. Raises what `predict` or `record` raise, and `TimedOut`."""
+        busy = self.waiting or self.computing or self.thread_only
+        if not busy and self.alone() and self.pace.brief(question.rows):
+            ((_, told),) = self._answer([question])
+            if isinstance(told, BaseException):
+                raise _settable(told)
+            return told
+        return await self._join(question)
+
+    def _join(self, question: Question) -> asyncio.Future[Answers]:
         if self.loop is None:
             self.loop = asyncio.get_running_loop()
             self.loop.call_later(1, self._sweep)

@@ -85,6 +85,7 @@ class Counted(msgspec.Struct, array_like=True):
     """What of a `Batch` is read to count its rows."""
 
     rows: list[int]
+    time: int
 
 
 class JournalLost(DeployError):
@@ -259,13 +260,20 @@ def _told(error: OSError) -> str:
 # %% ../../nbs/32_serve_journal.ipynb #journal-read-code
 @dataclass(frozen=True)
 class Segment:
-    """What a segment holds: `size` bytes of whole frames, and `torn` ones after them."""
+    """What a segment holds: its `data` are whole frames, and `torn` bytes came after them."""
 
     name: str
     head: Head
-    batches: list[Batch]
-    size: int
+    data: memoryview
+    rows: int
+    first: int  # when the first and the last batch were answered, in ns since 1970
+    last: int
     torn: int
+
+    def batches(self) -> Iterator[Batch]:
+        """One batch after the other."""
+        decoder = msgspec.msgpack.Decoder(Batch)
+        return (decoder.decode(content) for content in frames(self.data))
 
 
 def read_segment(path: Path) -> Segment | None:
@@ -277,12 +285,14 @@ def read_segment(path: Path) -> Segment | None:
     contents = frames(data)
     if (first := next(contents, None)) is None:
         return None
-    decoder, head = msgspec.msgpack.Decoder(Batch), msgspec.msgpack.decode(first, type=Head)
-    batches, size = [], 8 + len(first)
+    decoder, rows, times, start = msgspec.msgpack.Decoder(Counted), 0, [], 8 + len(first)
+    stop = start
     for content in contents:
-        batches.append(decoder.decode(content))
-        size += 8 + len(content)
-    return Segment(path.stem, head, batches, size, len(data) - size)
+        counted = decoder.decode(content)
+        rows, stop = rows + sum(counted.rows), stop + 8 + len(content)
+        times.append(counted.time)
+    head, when = msgspec.msgpack.decode(first, type=Head), (min(times, default=0), max(times, default=0))
+    return Segment(path.stem, head, memoryview(data)[start:stop], rows, *when, torn=len(data) - stop)
 
 
 def abandoned(path: Path) -> bool:

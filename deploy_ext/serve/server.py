@@ -25,8 +25,8 @@ else:
     Protocol = object  # uvicorn is imported by those who serve
 
 # %% auto #0
-__all__ = ['QUIET', 'PATIENCE', 'HEAD', 'FIELDS', 'KEEP_ALIVE', 'PACE', 'LINGER', 'listen', 'drain', 'Limits', 'tls', 'loopback',
-           'public', 'guard', 'make_server']
+__all__ = ['QUIET', 'PATIENCE', 'HEAD', 'FIELDS', 'KEEP_ALIVE', 'PACE', 'LINGER', 'listen', 'drain', 'Corked', 'Limits', 'tls',
+           'loopback', 'public', 'guard', 'make_server']
 
 # %% ../../nbs/34_serve_server.ipynb #server-listen-code
 def listen(host: str, port: int, shared: bool = False) -> socket.socket:
@@ -74,6 +74,35 @@ PACE = 65_536  # bytes that a client reads at least in `read_timeout` seconds, w
 LINGER = 2.0  # seconds that a refused client is listened to
 
 
+class Corked:
+    """A transport that sends the head of a good answer together with what follows it, as one packet."""
+
+    def __init__(self, transport: Any):
+        self._transport, self._head = transport, b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, or hold it if it is the head of a good answer."""
+        if not self._head and data.startswith(b"HTTP/1.1 200"):
+            self._head = data
+        else:
+            self._transport.write(self._head + data)
+            self._head = b""
+
+    def flush(self) -> None:
+        """Send what is held."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        """Send what is held, and close."""
+        self.flush()
+        self._transport.close()
+
+
 class Limits(Protocol):
     """What a connection of uvicorn lacks, to be mixed in before `HttpToolsProtocol`: it has limits."""
 
@@ -86,12 +115,14 @@ class Limits(Protocol):
     idle = 0.0  # when the last answer was given
     stalled = 0.0  # when there was more for the client to read than is good; 0.0: there is not
     unread = 0  # how much it was then
+    transport: Any
     refused: Callable[[int], None]  # is told the status of every refusal
     surplus = False  # were there too many connections already?
     deaf = False  # is it refused?
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.transport = Corked(transport)
         self.began, limit = self.loop.time(), self.settings.max_connections
         self.surplus = len(self.connections) > limit
         if len(self.connections) > 2 * limit:
@@ -121,6 +152,7 @@ class Limits(Protocol):
 
     def on_response_complete(self) -> None:
         # As uvicorn does it, which also starts a timer for every answer; here `look` sees what is idle.
+        self.transport.flush()
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -294,6 +326,7 @@ def make_server(
     limits = {"settings": settings, "stamp": stamp or {}, "refused": staticmethod(refused)}
     connection: Any = type("Connection", (Limits, HttpToolsProtocol), limits)
     quiet: dict[str, Any] = {"access_log": False, "log_config": None, "log_level": "error", "server_header": False}
+    quiet["proxy_headers"] = False  # nothing here asks who the client is
     config = uvicorn.Config(app, http=connection, lifespan="off", ws="none", **quiet)
     config.load()
     config.ssl = tls(settings)

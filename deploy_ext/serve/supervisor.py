@@ -127,7 +127,12 @@ def work(
         meter.answered("other", status, 0.0)
         meter.failed(kind(status))
 
-    server = make_server(build(serving), lambda: told(READY), settings, served.stamp, serving.look, refused)
+    app = build(serving)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 50)  # a request leaves no cycles behind
+    server = make_server(app, lambda: told(READY), settings, served.stamp, serving.look, refused)
+    app.batcher.alone = lambda: len(server.server_state.tasks) < 2
     server.run(sockets=[listener])
     if serving.journal:
         serving.journal.close()
