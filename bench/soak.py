@@ -120,15 +120,16 @@ class Soak:
         before = self.workers()
         psutil.Process(min(before)).kill()
         self.kills.append(time.monotonic())
-        while len(self.workers() - {min(before)}) < 2 or not self.ready():
+        while not self.replaced():
             time.sleep(0.01)
         self.back.append(time.monotonic() - self.kills[-1])
 
-    def ready(self) -> bool:
-        """Do the metrics tell of two workers?"""
+    def replaced(self) -> bool:
+        """Do the metrics tell that as many workers are ready in the place of others as were killed?"""
         connection = http.client.HTTPConnection(urlsplit(self.endpoint.url).netloc, timeout=10)
         connection.request("GET", "/metrics")
-        return re.search(r"^deploy_ext_workers 2\.0$", connection.getresponse().read().decode(), re.M) is not None
+        told = re.search(r"^deploy_ext_worker_restarts_total (\S+)$", connection.getresponse().read().decode(), re.M)
+        return told is not None and float(told[1]) >= len(self.kills)
 
     def run(self) -> int:
         """Everything; how many of the promises were broken."""
@@ -160,7 +161,8 @@ class Soak:
         loaded = [int(re.search(r"(\d+) requests in", text)[1]) for text in told]  # type: ignore[index]
         bad = [int(re.search(r"FOUND \S+ \S+ \S+ (\d+)", text)[1]) for text in told]  # type: ignore[index]
         journal = deploy_ext.journal("flights")
-        known = dict(zip(journal["prediction_id"], journal["dep_delay"], strict=True))
+        told_of = journal.loc[journal["prediction_id"].isin([name for _, _, name, _ in seen])]
+        known = dict(zip(told_of["prediction_id"], told_of["dep_delay"], strict=True))
         lost = sum(known.get(name) != value for _, _, name, value in seen)
         old = self.outdated(seen)
         size = sum(p.stat().st_size for p in journal_folder(home(), "flights").iterdir()) / 1e6

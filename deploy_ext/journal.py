@@ -5,6 +5,7 @@
 # %% ../nbs/38_journal.ipynb #journal-imports
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -29,7 +30,7 @@ from deploy_ext.serve.archive import (
     together,
 )
 from .serve.feedback import held, outcomes
-from .serve.journal import LOG, TURN, abandoned, framed, hashed, read_segment
+from .serve.journal import RAW, TURN, abandoned, framed, hashed, read_segment
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,16 +83,17 @@ def _tables(folder: Path, first: int | None = None, last: int | None = None) -> 
     """Name and rows of each segment that may have some between two times, in ns since 1970."""
     import pyarrow.parquet as pq
 
-    names = {path.stem for pattern in (f"*{LOG}", "*.parquet") for path in folder.glob(pattern)}
+    names = {path.stem for pattern in (f"*{RAW}", "*.parquet") for path in folder.glob(pattern)}
     for path in (folder / f"{name}.parquet" for name in sorted(names)):
         known = manifest(path)
         if known and ((first and known.last < first) or (last and known.first >= last)):
             continue
-        segment = None if path.exists() else read_segment(path.with_suffix(LOG))
+        segment = None if path.exists() else read_segment(path.with_suffix(RAW))
         if segment:
             yield path.stem, table(segment)
-        elif path.exists():
-            yield path.stem, pq.read_table(path)
+        else:
+            with contextlib.suppress(FileNotFoundError):  # it was the oldest, and is gone
+                yield path.stem, pq.read_table(path)
 
 
 def _shown(folder: Path, name: str, rows: pa.Table) -> pa.Table:
@@ -134,11 +136,11 @@ def forget(folder: Path, where: Mapping[str, str], salt: bytes, patience: float 
         return 0
     _turn(folder, patience)
     with changing(folder):
-        for log in [path for path in sorted(folder.glob(f"*{LOG}")) if abandoned(path)]:
-            if log.with_suffix(".parquet").exists():
-                log.unlink()
+        for raw in [path for path in sorted(folder.glob(f"*{RAW}")) if abandoned(path)]:
+            if raw.with_suffix(".parquet").exists():
+                raw.unlink()
             else:
-                archive(log)
+                archive(raw)
         closed = sorted(folder.glob("*.parquet"))
         _require(closed, where)
         return sum(_forget(path, where, salt) for path in closed)
@@ -146,10 +148,10 @@ def forget(folder: Path, where: Mapping[str, str], salt: bytes, patience: float 
 
 def _turn(folder: Path, patience: float) -> None:
     """Have every writer begin a new segment; those that have no rows yet may go on. Raises `TimedOut`."""
-    waiting = {log for log in folder.glob(f"*{LOG}") if (found := read_segment(log)) and found.rows}
+    waiting = {raw for raw in folder.glob(f"*{RAW}") if (found := read_segment(raw)) and found.rows}
     write_atomic(folder / TURN, b"")
     deadline = time.monotonic() + patience
-    while waiting := {log for log in waiting if log.exists() and not abandoned(log)}:
+    while waiting := {raw for raw in waiting if raw.exists() and not abandoned(raw)}:
         if time.monotonic() > deadline:
             told = f"{min(waiting)} is still being written to after {patience:g} s. Look at: deploy status"
             raise TimedOut(told)

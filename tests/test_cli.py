@@ -100,6 +100,10 @@ def test_every_verb_has_stdout_to_itself(files: Path) -> None:
     assert made["secret"].startswith(f"dx_{made['key']['id']}_")
     assert [key["revoked"] for key in ask("key list")["items"]] == [None]
     assert ask("key revoke", made["key"]["id"])["revoked"]
+    rows = ask("journal", "flights", "--since", "1h")
+    assert len(rows) == 3 and rows[0]["outcome"] is None and rows[0]["time"].startswith("20")
+    named = rows[0]["prediction_id"]
+    assert ask("journal forget", "flights", "--where", f"prediction_id={named}")["rows"] == 1
     assert told.keys() == COMMANDS.keys()
 
 

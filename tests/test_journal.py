@@ -234,7 +234,7 @@ def test_a_torn_tail_is_cut_and_counted(up: Callable[..., Endpoint]) -> None:
     worker.kill()
     until(lambda: worker.pid not in [p.pid for p in workers(endpoint)])
     deploy_ext.down("flights")
-    (log,) = [p for p in journal_folder(home(), "flights").glob("*.log") if p.stem == named[0].split("-")[0]]
+    (log,) = [p for p in journal_folder(home(), "flights").glob("*.segment") if p.stem == named[0].split("-")[0]]
     half = bytes(framed(Batch([1], 1, ["r"], [None], [1], [[1.0], [1], ["AA"]], [True], bytes(16), [])))[:-3]
     log.write_bytes(log.read_bytes() + half)
     endpoint = up()
@@ -354,7 +354,7 @@ def test_whoever_makes_parquet_may_be_killed(up: Callable[..., Endpoint]) -> Non
     named = [i for _ in range(60) for i in ids(ask(endpoint, ROWS))]
     tell(endpoint, dict.fromkeys(named[:500], True))
     folder = journal_folder(home(), "flights")
-    assert len(list(folder.glob("*.log"))) > 5
+    assert len(list(folder.glob("*.segment"))) > 5
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import pyarrow.parquet, pandas, deploy_ext.serve.archive"], check=True)
     usual, chance = time.monotonic() - began, random.Random(0)
@@ -365,7 +365,7 @@ def test_whoever_makes_parquet_may_be_killed(up: Callable[..., Endpoint]) -> Non
         process.wait()
         assert deploy_ext.journal("flights")["prediction_id"].tolist() == named
     subprocess.run(command(folder, Settings()), check=True, stdout=subprocess.DEVNULL)
-    assert len(list(folder.glob("*.log"))) == 1 and list(folder.glob("*.parquet"))
+    assert len(list(folder.glob("*.segment"))) == 1 and list(folder.glob("*.parquet"))
     found = deploy_ext.journal("flights")
     assert found["prediction_id"].tolist() == named and found["outcome"].notna().sum() == 500
     assert tell(endpoint, dict.fromkeys(named[498:502], False))["accepted"] == 2

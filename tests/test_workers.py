@@ -170,3 +170,19 @@ def test_a_number_of_workers_that_is_none(project: Path, monkeypatch: pytest.Mon
         deploy_ext.up("flights", workers=0)
     told = [str(Path(sys.executable).parent / "deploy-ext"), "up", "flights", "--workers", "two"]
     assert subprocess.run(told, capture_output=True).returncode == 2
+
+
+def test_what_each_key_asks_is_counted(endpoint: Endpoint) -> None:
+    made = [deploy_ext.key_create("flights", role=role) for role in ("predict", "admin")]
+    asker, admin = ({"Authorization": f"Bearer {key.secret}"} for key in made)
+    until(lambda: httpx.get(f"{endpoint.url}/metrics").status_code == 401)
+    until(lambda: httpx.get(f"{endpoint.url}/metrics", headers=admin).status_code == 200)
+    for _ in range(10):  # both workers are asked the same rows
+        assert httpx.post(f"{endpoint.url}/invocations", json=BODY, headers=asker).status_code == 200
+    told = httpx.get(f"{endpoint.url}/metrics", headers=admin).text
+    assert f'deploy_ext_key_rows_total{{key="{made[0].key.id}"}} {10.0 * len(ROWS)}' in told
+    (found,) = re.findall(rf'deploy_ext_key_distinct_rows{{key="{made[0].key.id}"}} (\S+)', told)
+    assert len(ROWS) - 2 < float(found) < len(ROWS) + 2
+    for key in made:
+        deploy_ext.key_revoke(key.key.id)
+        assert key.secret not in told

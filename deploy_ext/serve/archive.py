@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from ..core import Settings, write_atomic
-from .journal import LOG, PENDING, Batch, Head, Segment, abandoned, read_segment
+from ..core import InvalidRequest, Settings, write_atomic
+from .journal import PENDING, RAW, Batch, Head, Segment, abandoned, flush_folder, read_segment
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -162,7 +162,7 @@ class Manifest(msgspec.Struct):
 
 
 def manifest(path: Path) -> Manifest | None:
-    """The manifest of the segment whose log or Parquet is at `path`; None while it is not closed."""
+    """The manifest of the segment whose file or Parquet is at `path`; None while it is not closed."""
     try:
         return msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Manifest)
     except (FileNotFoundError, msgspec.MsgspecError):
@@ -190,15 +190,7 @@ def keep_table(path: Path, rows: pa.Table) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync(final.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush_folder(final.parent)
 
 
 def archive(path: Path) -> int:
@@ -235,7 +227,7 @@ class Maintained(NamedTuple):
 
 def due(folder: Path, settings: Settings) -> bool:
     """Is there anything to do for `maintain`?"""
-    if any(abandoned(path) for path in folder.glob(f"*{LOG}")):
+    if any(abandoned(path) for path in folder.glob(f"*{RAW}")):
         return True
     oldest = min(folder.glob("*.parquet"), default=None)
     known = manifest(oldest) if oldest else None
@@ -248,12 +240,13 @@ def maintain(folder: Path, settings: Settings, now: Callable[[], float] = time.t
     if not folder.exists():
         return Maintained(0, 0, 0)
     with changing(folder):
-        for path in sorted(folder.glob(f"*{LOG}")):
+        for path in sorted(folder.glob(f"*{RAW}")):
             if path.with_suffix(".parquet").exists():  # the last one who was here was killed
                 path.unlink()
             elif abandoned(path):
-                torn += archive(path) > 0
-                archived += 1
+                with contextlib.suppress(InvalidRequest):  # a later version has written it, and will look after it
+                    torn += archive(path) > 0
+                    archived += 1
         _sweep(folder)
         return Maintained(archived, _retire(folder, settings, now()), torn)
 
@@ -265,7 +258,7 @@ def _sweep(folder: Path) -> None:
             if time.time() - path.stat().st_mtime > 60 and abandoned(path):
                 path.unlink()
     for path in folder.glob("*.feedback"):
-        if not any(path.with_suffix(suffix).exists() for suffix in (LOG, ".parquet")):
+        if not any(path.with_suffix(suffix).exists() for suffix in (RAW, ".parquet")):
             path.unlink()  # it came while its segment was removed
 
 

@@ -19,8 +19,9 @@ import msgspec
 from ..contract import Fault, violated
 from ..core import InvalidRequest
 from ..output import Output
-from .journal import LOG, Counted, JournalLost, framed, frames
+from .journal import RAW, Counted, JournalLost, flush, flush_folder, framed, frames
 from .protocol import parse
+from ..values import short
 
 # %% auto #0
 __all__ = ['KNOWN', 'Truth', 'FeedbackRequest', 'read_feedback', 'Outcome', 'held', 'Feedback', 'outcomes']
@@ -52,7 +53,8 @@ def read_feedback(body: bytes, output: Output) -> list[Truth]:
         raise InvalidRequest('send {"prediction_id": ..., "outcome": ...}, or a list of them as {"feedback": [...]}.')
     truths = [Truth(*one)] if asked.feedback is None else asked.feedback  # type: ignore[arg-type]
     wanted = _TYPES.get(output.label_type or "", float)
-    faults = [Fault(i, "outcome", _misfit(wanted), t.outcome) for i, t in enumerate(truths) if not _fits(t, wanted)]
+    wrong = [(i, t.outcome) for i, t in enumerate(truths) if not _fits(t, wanted)]
+    faults = [Fault(i, "outcome", _misfit(wanted), short(outcome)) for i, outcome in wrong]
     if faults:
         raise violated(faults)
     return truths
@@ -106,7 +108,7 @@ class _Closed(msgspec.Struct):
 
 @dataclass
 class _Known:
-    """What is known of a segment: `rows` up to `counted` bytes of its log, truths up to `read` bytes of `inode`."""
+    """What is known of a segment: `rows` up to `counted` bytes of its file, truths up to `read` bytes of `inode`."""
 
     rows: int = 0
     counted: int = 0
@@ -144,15 +146,15 @@ class Feedback:
 
     def _present(self, segment: str) -> tuple[int, frozenset[int]]:
         """How many rows the segment has ever had, and which of them are gone."""
-        log, known = self.folder / f"{segment}{LOG}", self.known.pop(segment, _Known())
+        raw, known = self.folder / f"{segment}{RAW}", self.known.pop(segment, _Known())
         self.known[segment] = known
         if len(self.known) > KNOWN:
             del self.known[next(iter(self.known))]
         for _ in range(2):  # it may be closed just between the two looks
             with contextlib.suppress(FileNotFoundError):
-                closed = msgspec.json.decode(log.with_suffix(".json").read_bytes(), type=_Closed)
+                closed = msgspec.json.decode(raw.with_suffix(".json").read_bytes(), type=_Closed)
                 return closed.rows, frozenset(closed.gone)
-            with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
+            with contextlib.suppress(FileNotFoundError), raw.open("rb") as file:
                 file.seek(known.counted)
                 _count(known, file.read())
                 return known.rows, frozenset()
@@ -197,7 +199,8 @@ class Feedback:
             if os.write(file, frame) < len(frame):
                 raise OSError("the disk took a part of it only")
             if self.durable:
-                os.fdatasync(file)
+                flush(file)
+                flush_folder(self.folder)
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(file, known.read)
@@ -205,7 +208,7 @@ class Feedback:
 
 
 def _count(known: _Known, data: bytes) -> None:
-    """Count the rows in what a segment's log has more than it had."""
+    """Count the rows in what a segment's file has more than it had."""
     for content in frames(data):
         if known.counted:  # the first frame is the head
             known.rows += sum(msgspec.msgpack.decode(content, type=Counted).rows)

@@ -22,11 +22,11 @@ from urllib.parse import quote
 import msgspec
 
 from ..contract import Contract
-from ..core import DeployError, Settings, write_atomic
+from ..core import DeployError, InvalidRequest, Settings, write_atomic
 
 # %% auto #0
-__all__ = ['LOG', 'PENDING', 'TURN', 'framed', 'frames', 'Head', 'Batch', 'Counted', 'JournalLost', 'journal_folder', 'salt_of',
-           'hashed', 'Privacy', 'Writer', 'Segment', 'read_segment', 'abandoned']
+__all__ = ['RAW', 'PENDING', 'TURN', 'flush', 'framed', 'frames', 'Head', 'Batch', 'Counted', 'JournalLost', 'journal_folder',
+           'salt_of', 'hashed', 'Privacy', 'flush_folder', 'Writer', 'Segment', 'read_segment', 'abandoned']
 
 # %% ../../nbs/32_serve_journal.ipynb #journal-frames-code
 _encoder = msgspec.msgpack.Encoder()
@@ -147,7 +147,17 @@ class Privacy:
         return [list(map(self.change[n], columns[n])) if n in self.change else columns[n] for n in names]
 
 # %% ../../nbs/32_serve_journal.ipynb #journal-writer-code
-LOG, PENDING, TURN = ".log", ".new", "turn"
+RAW, PENDING, TURN = ".segment", ".new", "turn"
+flush = getattr(os, "fdatasync", os.fsync)  # until the disk has it; macOS has the second only
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the disk has the names of the files in `folder`."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class Writer:
@@ -210,7 +220,7 @@ class Writer:
         if self.file >= 0:
             if not self.rows:
                 with contextlib.suppress(OSError):
-                    (self.folder / f"{self.segment}{LOG}").unlink()
+                    (self.folder / f"{self.segment}{RAW}").unlink()
             os.close(self.file)
         self.file = -1
 
@@ -225,7 +235,9 @@ class Writer:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.segment, self.rows, self.size, self.began = name, 0, 0, time.monotonic()
             if self._append(framed(self.head)):
-                pending.rename(self.folder / f"{name}{LOG}")
+                pending.rename(self.folder / f"{name}{RAW}")
+                if self.durable:
+                    flush_folder(self.folder)
                 return
         except OSError as e:
             self.trouble = _told(e)
@@ -240,7 +252,7 @@ class Writer:
         try:
             if (done := os.write(self.file, frame)) == len(frame):
                 if self.durable:
-                    os.fdatasync(self.file)
+                    flush(self.file)
                 self.size, self.trouble = self.size + done, ""
                 return True
             self.trouble = "the disk took a part of it only"
@@ -277,7 +289,9 @@ class Segment:
 
 
 def read_segment(path: Path) -> Segment | None:
-    """What is in the segment at `path`; None when it is gone, or has no head."""
+    """What is in the segment at `path`; None when it is gone, or has no head.
+
+    Raises `InvalidRequest` for one that a later version of this program has written."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -285,13 +299,16 @@ def read_segment(path: Path) -> Segment | None:
     contents = frames(data)
     if (first := next(contents, None)) is None:
         return None
+    head = msgspec.msgpack.decode(first, type=Head)
+    if head.format != 1:
+        raise InvalidRequest(f"{path} is of format {head.format}, this version reads 1. Upgrade deploy_ext.")
     decoder, rows, times, start = msgspec.msgpack.Decoder(Counted), 0, [], 8 + len(first)
     stop = start
     for content in contents:
         counted = decoder.decode(content)
         rows, stop = rows + sum(counted.rows), stop + 8 + len(content)
         times.append(counted.time)
-    head, when = msgspec.msgpack.decode(first, type=Head), (min(times, default=0), max(times, default=0))
+    when = min(times, default=0), max(times, default=0)
     return Segment(path.stem, head, memoryview(data)[start:stop], rows, *when, torn=len(data) - stop)
 
 
