@@ -1106,6 +1106,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'deploy_ext/serve/protocol.py'),
                                            'deploy_ext.serve.protocol._input_metadata': ( 'serve_protocol.html#_input_metadata',
                                                                                           'deploy_ext/serve/protocol.py'),
+                                           'deploy_ext.serve.protocol._middle_cut': ( 'serve_protocol.html#_middle_cut',
+                                                                                      'deploy_ext/serve/protocol.py'),
                                            'deploy_ext.serve.protocol._output_metadata': ( 'serve_protocol.html#_output_metadata',
                                                                                            'deploy_ext/serve/protocol.py'),
                                            'deploy_ext.serve.protocol.checked': ( 'serve_protocol.html#checked',

@@ -315,6 +315,25 @@ def test_a_good_request_with_one_wrong_thing(target: Target, request_: tuple[str
         assert answer.told["faults"]
 
 
+@pytest.mark.parametrize("kind", sorted(GOOD))
+@pytest.mark.parametrize("word", ["x" * 100_000, "\U0001f600" * 30_000])
+def test_an_endless_word_anywhere(target: Target, kind: str, word: str) -> None:
+    """As every value, and as every name: the answer stays short."""
+    path, body = GOOD[kind]
+    for number, (holder, key) in enumerate(places(body)):
+        as_value = copy.deepcopy(body)
+        list(places(as_value))[number][0][key] = word
+        bodies = [as_value]
+        if isinstance(holder, dict):
+            as_name = copy.deepcopy(body)
+            twin = list(places(as_name))[number][0]
+            twin[word] = twin.pop(key)
+            bodies += [as_name, as_value | {word: 1}]
+        for one in bodies:
+            answer = target.ask(path, one)
+            assert answer.status in CLIENT_FAULTS and (answer.status == 200 or len(answer.body) < 12_000)
+
+
 @FEW
 @given(kind=st.sampled_from(sorted(GOOD)), cut=st.floats(0, 1), flip=st.none() | st.integers(0, 255))
 def test_truncated_and_damaged(target: Target, kind: str, cut: float, flip: int | None) -> None:

@@ -144,11 +144,16 @@ def parse(body: bytes | memoryview, kind: type[Body]) -> Body:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as e:
-        raise InvalidRequest(f"the body does not follow the protocol: {e}.") from e
+        raise InvalidRequest(f"the body does not follow the protocol: {_middle_cut(str(e))}.") from e
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
         raise InvalidRequest(f"the body is not JSON: {e}.") from e
     except RecursionError as e:
         raise InvalidRequest("the body is nested too deeply.") from e
+
+
+def _middle_cut(told: str) -> str:
+    """`told` with both of its ends, when a name in it is endless: the end tells where."""
+    return told if len(told) <= 300 else f"{told[:200]}...{told[-90:]}"
 
 
 _ENCODINGS = {"gzip": 31, "deflate": 15}  # zlib's window bits
