@@ -27,6 +27,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 import deploy_ext
 from deploy_ext.core import home
+from deploy_ext.records import Endpoint
 from deploy_ext.registry import Registry
 
 GATES = """roc_auc >= 0.8
@@ -173,4 +174,13 @@ def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     while not (found := condition()):
         assert time.monotonic() < end, "it did not come true"
         time.sleep(0.02)
+    return found
+
+
+def workers(endpoint: Endpoint) -> list[psutil.Process]:
+    """The processes that answer."""
+    found = []
+    for child in psutil.Process(endpoint.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # killed while it is looked at
+            found += [child] if "deploy_ext.serve.supervisor" in child.cmdline() else []
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -20,11 +19,10 @@ import httpx
 import msgspec
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stories import COLUMNS, clone, flights, good, processes, until
+from stories import COLUMNS, clone, flights, good, processes, until, workers
 
 import deploy_ext
 from deploy_ext.core import InvalidRequest, Settings, home
@@ -125,15 +123,6 @@ def tell(endpoint: Endpoint, truths: dict[str, Any]) -> dict[str, Any]:
     reply = httpx.post(f"{endpoint.url}/v2/models/flights/feedback", json=body, timeout=30)
     assert reply.status_code == 200, reply.text
     return reply.json()
-
-
-def workers(endpoint: Endpoint) -> list[psutil.Process]:
-    """The processes that answer."""
-    found = []
-    for child in psutil.Process(endpoint.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # killed while it is looked at
-            found += [child] if "deploy_ext.serve.supervisor" in child.cmdline() else []
-    return found
 
 
 @pytest.mark.server

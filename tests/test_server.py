@@ -8,12 +8,14 @@ import http.client
 import itertools
 import json
 import logging
+import re
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,10 @@ from hypothesis import strategies as st
 from stories import until
 
 from deploy_ext.core import InvalidRequest, Settings
-from deploy_ext.serve.server import FIELDS, HEAD, guard, listen, loopback, make_server, tls
+from deploy_ext.serve.server import FIELDS, HEAD, SMALL, guard, listen, loopback, make_server, tls
 
 pytestmark = pytest.mark.server
+WAYS = ["asgi"]
 BEGIN = b"POST /echo HTTP/1.1\r\nHost: x\r\n"
 GOOD = BEGIN + b"Content-Length: 2\r\n\r\n{}"
 
@@ -51,6 +54,16 @@ class App:
         headers = [(b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    def short(self, headers: Any, body: bytes, send: Any, source: Any) -> None:
+        """The same for `/echo` by a call: every other time later."""
+        self.seen.append(("/echo", len(body)))
+        told = json.dumps({"bytes": len(body)}).encode()
+        answer = partial(send, 200, [(b"content-length", b"%d" % len(told))], told)
+        if len(self.seen) % 2:
+            source.loop.call_later(0.01, answer)
+        else:
+            answer()
 
 
 @dataclass
@@ -102,7 +115,9 @@ def one(client: socket.socket) -> str:
 @contextlib.contextmanager
 def serving(**fields: Any) -> Iterator[Server]:
     sock, running, app = listen("127.0.0.1", 0), threading.Event(), App()
-    server = make_server(app, running.set, Settings(**fields), {"model_name": "flights", "model_version": "7"})
+    short = {b"/echo": app.short} if WAYS[-1] == "short" else {}
+    stamp = {"model_name": "flights", "model_version": "7"}
+    server = make_server(app, running.set, Settings(**fields), stamp, short=short)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:
@@ -115,14 +130,22 @@ def serving(**fields: Any) -> Iterator[Server]:
         assert not thread.is_alive()
 
 
+@pytest.fixture(scope="module", params=["asgi", "short"], autouse=True)
+def way(request: Any) -> Iterator[str]:
+    """How `/echo` is answered by every server that is started meanwhile."""
+    WAYS.append(request.param)
+    yield request.param
+    WAYS.pop()
+
+
 @pytest.fixture(scope="module")
-def patient() -> Iterator[Server]:
+def patient(way: str) -> Iterator[Server]:
     with serving(max_body=1_000_000) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def hasty() -> Iterator[Server]:
+def hasty(way: str) -> Iterator[Server]:
     """It gives its clients half a second."""
     with serving(read_timeout=0.5) as server:
         yield server
@@ -314,18 +337,38 @@ def test_pipelined_requests_are_answered_in_order(patient: Server) -> None:
     assert places == sorted(places)
 
 
-@settings(max_examples=30)
-@given(st.lists(st.integers(0, 100_000), max_size=8))
-def test_requests_come_in_any_pieces(patient: Server, cuts: list[int]) -> None:
-    body = b"x" * (HEAD + 30_000)
-    sent = (BEGIN + b"Content-Length: %d\r\n\r\n" % len(body) + body) + GOOD.replace(
-        b"Host", b"Connection: close\r\nHost"
-    )
+def sized(size: int, *headers: bytes) -> tuple[bytes, int]:
+    head = b"".join(header + b"\r\n" for header in (b"Content-Length: %d" % size, *headers))
+    return BEGIN + head + b"\r\n" + b"x" * size, size
+
+
+ORDINARY = [
+    sized(0),
+    sized(2),
+    sized(SMALL),
+    sized(SMALL + 1),
+    sized(HEAD + 30_000),
+    sized(5, b"Connection: keep-alive"),
+    sized(7, b"Expect: 100-continue"),
+    (BEGIN + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 3),
+    (GOOD.replace(b"/echo", b"/echo?why=not"), 2),
+]
+LAST = [sized(4, b"Connection: close"), (sized(4)[0].replace(b"HTTP/1.1", b"HTTP/1.0"), 4)]
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.sampled_from(ORDINARY), max_size=6), st.sampled_from(LAST), st.lists(st.integers(0, 10**6), max_size=8)
+)
+def test_requests_come_in_any_pieces(patient: Server, before: list[Any], last: Any, cuts: list[int]) -> None:
+    requests = [*before, last]
+    sent = b"".join(request for request, _ in requests)
     with patient.connect() as client:
         for start, stop in itertools.pairwise(sorted({0, len(sent), *(cut % len(sent) for cut in cuts)})):
             client.sendall(sent[start:stop])
         answer = rest(client)
-    assert answer.count("HTTP/1.1 200 OK") == 2 and f'{{"bytes": {len(body)}}}' in answer, answer
+    found = [int(part) for part in re.findall(r'{"bytes": (\d+)}', answer)]
+    assert found == [size for _, size in requests] and answer.count(" 200 OK") == len(requests), answer
 
 
 @pytest.mark.parametrize(

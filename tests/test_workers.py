@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from stories import COLUMNS, flights, good, processes, until
+from stories import COLUMNS, flights, good, processes, until, workers
 
 import deploy_ext
 from deploy_ext.core import EndpointFailed, InvalidRequest
@@ -52,11 +52,6 @@ def endpoint(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoin
     if deploy_ext.status("flights")[0].version != 1:
         deploy_ext.rollback("flights", reason="as it was")
     deploy_ext.down("flights")
-
-
-def workers(endpoint: Endpoint) -> list[psutil.Process]:
-    found = psutil.Process(endpoint.pid).children()
-    return [p for p in found if "deploy_ext.serve.supervisor" in p.cmdline()]
 
 
 def metrics(endpoint: Endpoint, name: str) -> float:

@@ -13,7 +13,10 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
@@ -34,8 +37,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 # %% auto #0
-__all__ = ['Headers', 'PROOF', 'LARGE', 'Handler', 'Gone', 'read_body', 'json_length', 'Way', 'ways', 'Unloaded', 'Predictions',
-           'prediction_ids', 'kind', 'refusal', 'build']
+__all__ = ['Headers', 'PROOF', 'LARGE', 'Send', 'Handler', 'Gone', 'read_body', 'json_length', 'Way', 'ways', 'Unloaded',
+           'Exchange', 'Predictions', 'prediction_ids', 'kind', 'refusal', 'build']
 
 # %% ../../nbs/34_serve_app.ipynb #app-body-code
 _log = logging.getLogger("deploy_ext")
@@ -102,8 +105,25 @@ class Unloaded(DeployError):
     status = 503
 
 
+Send = Callable[[int, list[tuple[bytes, bytes]], bytes], None]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request for predictions on its way; `send` takes status, headers and body of the reply."""
+
+    way: Way
+    headers: Headers
+    request_id: str
+    send: Send
+    source: Any = None
+    began: float = field(default_factory=time.monotonic)
+    key: Key | None = None
+    asked: Any = None  # `Asked`, when it is read
+
+
 class Predictions:
-    """The ASGI application that answers predictions, and hands every other request to `others`."""
+    """Answers predictions; as an ASGI application it hands every other request to `others`."""
 
     def __init__(self, serving: Serving, others: Any):
         self.serving, self.others, self.ways = serving, others, ways(serving.served)
@@ -115,44 +135,85 @@ class Predictions:
         boot, number = secrets.token_hex(4), itertools.count(1)
         self.new_id = lambda: f"{boot}-{next(number):x}"
 
+    def answer(self, way: Way, headers: Headers, body: bytes, send: Send, source: Any = None) -> None:
+        """Answer a request whose body is there: `send` is called once, now or in a later turn. Never raises."""
+        exchange = Exchange(way, headers, self.new_id(), send, source)
+        try:
+            self._admit(exchange)
+            self._read(exchange, body)
+            self._ask(exchange)
+        except Exception as e:
+            self._refuse(exchange, e)
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         way = self.ways.get(scope.get("path"))
         if way is None or scope["method"] != "POST":
             return await self.others(scope, receive, send)
-        began = time.monotonic()
-        status, headers, body = await self.answer(way, dict(scope["headers"]), receive, began)
-        self.serving.meter.answered(way.endpoint, status, time.monotonic() - began)
+        loop = asyncio.get_running_loop()
+        sent = loop.create_future()
+        exchange = Exchange(way, dict(scope["headers"]), self.new_id(), lambda *reply: sent.set_result(reply))
+        try:
+            self._admit(exchange)
+            body = await read_body(receive, self.serving.settings.max_body)
+            if len(body) < LARGE:
+                self._read(exchange, body)
+            else:
+                await loop.run_in_executor(self.parser, self._read, exchange, body)
+            self._ask(exchange)
+        except Exception as e:
+            self._refuse(exchange, e)
+        status, headers, body = await asyncio.shield(sent)  # the answer may come when nobody waits for it
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def answer(self, way: Way, headers: Headers, receive: Any, began: float) -> tuple[int, Any, bytes]:
-        """Status, headers and body that answer one request. Never raises."""
-        served, asked, request_id = self.serving.served, None, self.new_id()
+    def _admit(self, exchange: Exchange) -> None:
+        exchange.key = self.serving.admit(exchange.headers.get(b"authorization"), "predict")
+        if self.serving.board.unloaded:
+            told = f"{self.serving.served.name} was unloaded. Whoever has an admin key can load it again."
+            raise Unloaded(told)
+
+    def _read(self, exchange: Exchange, body: bytes) -> None:
+        settings = self.serving.settings
+        if encoding := exchange.headers.get(b"content-encoding"):
+            body = protocol.decompressed(body, encoding.decode("latin-1"), settings.max_body)
+        asked = exchange.asked = exchange.way.read(body, exchange.headers)
+        if asked.rows > settings.max_rows:
+            raise protocol.TooLarge(f"{asked.rows:,} rows are too many at once. Send them in parts.")
+        exchange.request_id = asked.id or exchange.request_id
+
+    def _ask(self, exchange: Exchange) -> None:
+        asked, key, began, tell = exchange.asked, exchange.key, exchange.began, partial(self._tell, exchange)
+        question = Question(
+            asked.columns, asked.rows, exchange.request_id, asked.flags, key, began, tell, exchange.source
+        )
+        if PROOF in exchange.headers:
+            question.proof = self.serving.owner(exchange.headers.get(b"authorization"))
+        self.batcher.ask(question)
+
+    def _tell(self, exchange: Exchange, question: Question, told: Answers | BaseException) -> None:
+        if isinstance(told, BaseException):
+            return self._refuse(exchange, told)
         try:
-            key = self.serving.admit(headers.get(b"authorization"), "predict")
-            if self.serving.board.unloaded:
-                raise Unloaded(f"{served.name} was unloaded. Whoever has an admin key can load it again.")
-            body = await read_body(receive, self.serving.settings.max_body)
-            if encoding := headers.get(b"content-encoding"):
-                limit = self.serving.settings.max_body
-                body = protocol.decompressed(body, encoding.decode("latin-1"), limit)
-            if len(body) < LARGE:
-                asked = way.read(body, headers)
-            else:
-                asked = await asyncio.get_running_loop().run_in_executor(self.parser, way.read, body, headers)
-            if asked.rows > self.serving.settings.max_rows:
-                raise protocol.TooLarge(f"{asked.rows:,} rows are too many at once. Send them in parts.")
-            request_id = asked.id or request_id
-            question = Question(asked.columns, asked.rows, request_id, asked.flags, key, began)
-            if PROOF in headers:
-                question.proof = self.serving.owner(headers.get(b"authorization"))
-            answers = self.shown(key, await self.batcher.ask(question))
-            content, length = way.write(served, asked, answers, request_id, prediction_ids(question))
+            answers, ids = self.shown(exchange.key, told), prediction_ids(question)
+            content, length = exchange.way.write(self.serving.served, exchange.asked, answers, exchange.request_id, ids)
         except Exception as e:
-            status, content = refusal(served, e, asked, request_id)
-            self.serving.meter.failed(kind(status, e))
-            return status, _headers(content) + (e.headers if isinstance(e, Refused) else []), content
-        return 200, _headers(content, length), content
+            return self._refuse(exchange, e)
+        self._send(exchange, 200, _headers(content, length), content)
+
+    def _refuse(self, exchange: Exchange, error: BaseException) -> None:
+        status, content = refusal(self.serving.served, error, exchange.asked, exchange.request_id)
+        self.serving.meter.failed(kind(status, error))
+        headers = _headers(content) + (error.headers if isinstance(error, Refused) else [])
+        self._send(exchange, status, headers, content)
+
+    def _send(self, exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
+        self.serving.meter.answered(exchange.way.endpoint, status, time.monotonic() - exchange.began)
+        exchange.send(status, headers, content)
+
+    @property
+    def short(self) -> dict[bytes, Callable[..., None]]:
+        """What answers on a path, as it is in a request line, when the body is there in full."""
+        return {quote(path).encode(): partial(self.answer, way) for path, way in self.ways.items()}
 
     def shown(self, key: Key | None, answers: Answers) -> Answers:
         """What the holder of `key` may see: the settings bind those who may only predict."""
@@ -191,7 +252,7 @@ def _rounded(values: Any, digits: int) -> Any:
     return values.round(digits) if values is not None and values.dtype.kind == "f" else values
 
 
-def refusal(served: Served, error: Exception, asked: Asked | None, request_id: str) -> tuple[int, bytes]:
+def refusal(served: Served, error: BaseException, asked: Asked | None, request_id: str) -> tuple[int, bytes]:
     """Status and body for what went wrong with a request."""
     if isinstance(error, Gone):
         return 400, b"{}"  # nobody reads it

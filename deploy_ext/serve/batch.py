@@ -18,11 +18,12 @@ from ..bundle import Answers
 from ..core import DeployError, TimedOut
 
 # %% auto #0
-__all__ = ['BRIEF', 'LONG', 'GAIN', 'Predict', 'Record', 'Outcome', 'Pace', 'Question', 'join', 'share', 'Batcher']
+__all__ = ['BRIEF', 'LONG', 'LULL', 'GAIN', 'Predict', 'Record', 'Outcome', 'Pace', 'Question', 'join', 'share', 'Batcher']
 
 # %% ../../nbs/32_serve_batch.ipynb #batch-pace-code
 BRIEF = 0.002  # seconds that a call may hold the event loop
 LONG = 0.010  # seconds that a joined call may take
+LULL = 0.001  # seconds without a question, after which one is taken to be alone
 GAIN = 0.8  # sixteen rows in one call have to be cheaper than this share of sixteen calls
 
 
@@ -64,7 +65,9 @@ class Question:
     flags: Sequence[Any] = ()
     key: Any = None
     began: float = 0.0
-    done: Any = None  # a future of Answers
+    tell: Callable[[Question, Answers | BaseException], None] = lambda question, told: None  # hears the answer, once
+    source: Any = None  # the connection that asks, if it waits for the answer before it asks again
+    told: bool = False
     proof: bool = False  # is it the stored example, asked by whoever starts the server?
     place: tuple[str, int] | None = None  # where the journal has it: the segment, and the number of its first row
 
@@ -98,41 +101,29 @@ Outcome = list[tuple[Question, Any]]  # with Answers, or with the exception
 class Batcher:
     """Answers questions in turns, each turn with one call of `predict`. Lives on one event loop."""
 
-    def __init__(
-        self,
-        predict: Predict,
-        record: Record,
-        pace: Pace,
-        patience: float,
-        thread_only: bool = False,
-        alone: Callable[[], bool] = lambda: False,
-    ):
+    def __init__(self, predict: Predict, record: Record, pace: Pace, patience: float, thread_only: bool = False):
         self.predict, self.record, self.pace, self.patience = predict, record, pace, patience
-        self.thread_only, self.alone = thread_only, alone
+        self.thread_only = thread_only
         self.waiting: deque[Question] = deque()
         self.computing: list[Question] = []
         self.thread = ThreadPoolExecutor(1, "predict")
         self.due = False
+        self.last, self.when = None, 0.0  # who asked last, if it was alone, and when that was
         self.loop: Any = None
 
-    async def ask(self, question: Question) -> Answers:
-        """The answers to `question`. Raises what `predict` or `record` raise, and `TimedOut`."""
-        busy = self.waiting or self.computing or self.thread_only
-        if not busy and self.alone() and self.pace.brief(question.rows):
-            ((_, told),) = self._answer([question])
-            if isinstance(told, BaseException):
-                raise _settable(told)
-            return told
-        return await self._join(question)
-
-    def _join(self, question: Question) -> asyncio.Future[Answers]:
+    def ask(self, question: Question) -> None:
+        """Have `question` answered: it is told `Answers`, `TimedOut` or what was raised, now or in a later turn."""
         if self.loop is None:
             self.loop = asyncio.get_running_loop()
             self.loop.call_later(1, self._sweep)
-        question.done = self.loop.create_future()
-        self.waiting.append(question)
-        self._call()
-        return question.done
+        lull, self.when = question.began - self.when > LULL, question.began
+        alone = lull or (question.source is self.last is not None)
+        if alone and not (self.waiting or self.computing or self.thread_only) and self.pace.brief(question.rows):
+            self.last = question.source
+            self._tell(self._answer([question]))
+        else:
+            self.waiting.append(question)
+            self._call()
 
     def _call(self) -> None:
         if self.waiting and not self.due and not self.computing:
@@ -146,6 +137,7 @@ class Batcher:
         while self.waiting and (not batch or rows + self.waiting[0].rows <= self.pace.limit):
             batch.append(self.waiting.popleft())
             rows += batch[-1].rows
+        self.last = batch[0].source if len(batch) == 1 else None
         if self.pace.brief(rows) and not self.thread_only:
             self._tell(self._answer(batch))
         elif batch:
@@ -168,12 +160,9 @@ class Batcher:
     def _tell(self, outcome: Outcome) -> None:
         self.computing = []
         for question, told in outcome:
-            if question.done.done():  # it timed out, or the client has left
-                continue
-            if isinstance(told, BaseException):
-                question.done.set_exception(_settable(told))
-            else:
-                question.done.set_result(told)
+            if not question.told:  # that it takes too long
+                question.told = True
+                question.tell(question, told)
         self._call()
 
     def _sweep(self) -> None:
@@ -182,12 +171,8 @@ class Batcher:
         for question in [q for q in (*self.waiting, *self.computing) if q.began < late]:
             with contextlib.suppress(ValueError):
                 self.waiting.remove(question)
-            if not question.done.done():
+            if not question.told:
+                question.told = True
                 told = TimedOut(f"the model did not answer within {self.patience:g} s. Try again later.")
-                question.done.set_exception(told)
+                question.tell(question, told)
         self.loop.call_later(1, self._sweep)
-
-
-def _settable(error: BaseException) -> BaseException:
-    """asyncio refuses StopIteration, and SystemExit would end the loop."""
-    return error if isinstance(error, Exception) and not isinstance(error, StopIteration) else RuntimeError(repr(error))

@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -25,8 +25,8 @@ else:
     Protocol = object  # uvicorn is imported by those who serve
 
 # %% auto #0
-__all__ = ['QUIET', 'PATIENCE', 'HEAD', 'FIELDS', 'KEEP_ALIVE', 'PACE', 'LINGER', 'listen', 'drain', 'Corked', 'Limits', 'tls',
-           'loopback', 'public', 'guard', 'make_server']
+__all__ = ['QUIET', 'PATIENCE', 'SMALL', 'ShortAnswer', 'HEAD', 'FIELDS', 'KEEP_ALIVE', 'PACE', 'LINGER', 'listen', 'drain',
+           'Short', 'Limits', 'tls', 'loopback', 'public', 'guard', 'make_server']
 
 # %% ../../nbs/34_serve_server.ipynb #server-listen-code
 def listen(host: str, port: int, shared: bool = False) -> socket.socket:
@@ -66,41 +66,57 @@ async def drain(connections: set[Any], limit: float) -> None:
     for connection in list(connections):
         connection.transport.abort()
 
+# %% ../../nbs/34_serve_server.ipynb #server-short-code
+SMALL = 65_536  # bytes of a body that may be answered without ASGI
+ShortAnswer = Callable[[Mapping[bytes, bytes], bytes, Callable[..., None], Any], None]
+
+
+class Short:
+    """A request that is answered by a call: in the place of uvicorn's `RequestResponseCycle`, and with its fields."""
+
+    response_started = response_complete = disconnected = waiting_for_100_continue = False
+    keep_alive = more_body = True
+
+    def __init__(self, connection: Any, headers: Mapping[bytes, bytes], answer: ShortAnswer):
+        self.connection, self.headers, self.answer, self.body = connection, headers, answer, b""
+
+    @property
+    def message_event(self) -> Short:
+        """Who waits for news; nobody does."""
+        return self
+
+    def set(self) -> None:
+        """There are news."""
+
+    def begin(self) -> None:
+        """Answer: the body is complete."""
+        self.answer(self.headers, self.body, self.send, self.connection)
+
+    def send(self, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
+        """Send the reply, unless the client has left or was refused meanwhile."""
+        connection = self.connection
+        if self.disconnected or connection.transport.is_closing():
+            return
+        self.response_started = self.response_complete = True
+        fields = [*connection.server_state.default_headers, *headers]
+        closing = (b"connection", b"close")
+        self.keep_alive = self.keep_alive and closing not in fields
+        fields += [] if self.keep_alive or closing in fields else [closing]
+        lines = [b"%b: %b\r\n" % field for field in fields]
+        connection.transport.write(b"".join([_STATUS_LINES[status], *lines, b"\r\n", content]))
+        if not self.keep_alive:
+            connection.transport.close()
+        connection.on_response_complete()
+
+
+_STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in http.HTTPStatus}
+
 # %% ../../nbs/34_serve_server.ipynb #server-limits-code
 HEAD = 32_768  # bytes of a request line with its headers
 FIELDS = 100  # headers of a request
 KEEP_ALIVE = 75  # seconds; longer than the 60 that most proxies and clients keep an idle connection for
 PACE = 65_536  # bytes that a client reads at least in `read_timeout` seconds, when so many wait for it
 LINGER = 2.0  # seconds that a refused client is listened to
-
-
-class Corked:
-    """A transport that sends the head of a good answer together with what follows it, as one packet."""
-
-    def __init__(self, transport: Any):
-        self._transport, self._head = transport, b""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Send `data`, or hold it if it is the head of a good answer."""
-        if not self._head and data.startswith(b"HTTP/1.1 200"):
-            self._head = data
-        else:
-            self._transport.write(self._head + data)
-            self._head = b""
-
-    def flush(self) -> None:
-        """Send what is held."""
-        if self._head:
-            self._transport.write(self._head)
-            self._head = b""
-
-    def close(self) -> None:
-        """Send what is held, and close."""
-        self.flush()
-        self._transport.close()
 
 
 class Limits(Protocol):
@@ -117,12 +133,13 @@ class Limits(Protocol):
     unread = 0  # how much it was then
     transport: Any
     refused: Callable[[int], None]  # is told the status of every refusal
+    short: Mapping[bytes, ShortAnswer] = {}  # what answers on which paths by a call
     surplus = False  # were there too many connections already?
     deaf = False  # is it refused?
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.transport = Corked(transport)
+        self.transport = transport
         self.began, limit = self.loop.time(), self.settings.max_connections
         self.surplus = len(self.connections) > limit
         if len(self.connections) > 2 * limit:
@@ -143,16 +160,29 @@ class Limits(Protocol):
     def on_headers_complete(self) -> None:
         if self.surplus or len(self.headers) > FIELDS or self.head + self.chunk > HEAD:
             self._may_begin()
-        super().on_headers_complete()
+        answer = self.short.get(self.url)
+        if answer is None or not self._brief(headers := dict(self.headers)):
+            super().on_headers_complete()
+        else:
+            self.cycle = Short(self, headers, answer)  # type: ignore[assignment]
         self.body = True
 
     def on_message_complete(self) -> None:
         self.began, self.chunk, self.body = 0.0, 0, False
         super().on_message_complete()
+        if type(self.cycle) is Short and not self.deaf:
+            self.cycle.begin()
+
+    def _brief(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Is it an ordinary POST with a small body, and is nothing before it still to be answered or read?"""
+        free = (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+        size, parser = headers.get(b"content-length", b""), cast("Any", self.parser)
+        small = size.isdigit() and len(size) < 9 and int(size) <= SMALL and b"transfer-encoding" not in headers
+        plain = parser.should_keep_alive() and not (parser.should_upgrade() or self.expect_100_continue)
+        return free and small and plain and parser.get_method() == b"POST" and parser.get_http_version() == "1.1"
 
     def on_response_complete(self) -> None:
         # As uvicorn does it, which also starts a timer for every answer; here `look` sees what is idle.
-        self.transport.flush()
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -295,11 +325,12 @@ def make_server(
     stamp: Mapping[str, Any] | None = None,
     look: Callable[[], None] = lambda: None,
     refused: Callable[[int], None] = lambda status: None,
+    short: Mapping[bytes, ShortAnswer] | None = None,
 ) -> Any:
     """A `uvicorn.Server` for `app`, with the limits and the TLS of the settings; refusals tell the `stamp`, too.
 
-    It calls `started` once it listens, `look` once a second and `refused` with the status of every refusal, and drains
-    when it is told to stop. Raises `InvalidRequest`."""
+    `short` answers small requests on some paths without ASGI. The server calls `started` when it listens, `look` once a
+    second and `refused` with the status of a refusal, and drains when it is told to stop. Raises `InvalidRequest`."""
     import uvicorn
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -323,7 +354,7 @@ def make_server(
             self.server_state.default_headers = [*self.server_state.default_headers, closing]
             await drain(self.server_state.connections, settings.drain_timeout)
 
-    limits = {"settings": settings, "stamp": stamp or {}, "refused": staticmethod(refused)}
+    limits = {"settings": settings, "stamp": stamp or {}, "refused": staticmethod(refused), "short": short or {}}
     connection: Any = type("Connection", (Limits, HttpToolsProtocol), limits)
     quiet: dict[str, Any] = {"access_log": False, "log_config": None, "log_level": "error", "server_header": False}
     quiet["proxy_headers"] = False  # nothing here asks who the client is

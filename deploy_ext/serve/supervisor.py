@@ -131,9 +131,8 @@ def work(
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 50, 50)  # a request leaves no cycles behind
-    server = make_server(app, lambda: told(READY), settings, served.stamp, serving.look, refused)
-    app.batcher.alone = lambda: len(server.server_state.tasks) < 2
-    server.run(sockets=[listener])
+    ready = partial(told, READY)
+    make_server(app, ready, settings, served.stamp, serving.look, refused, app.short).run(sockets=[listener])
     if serving.journal:
         serving.journal.close()
 
