@@ -69,7 +69,7 @@ def main() -> int:
         os.environ["DEPLOY_EXT_PROJECT"] = tmp
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         os.chdir(tmp)
-        bench, folder = Bench(8, Path(tmp)), Path(tmp)
+        bench, folder = Bench(Path(tmp)), Path(tmp)
         body, connections = bench.bodies[1], given.connections
         made = deploy_ext.register(pipelines()[given.model].fit(bench.X, bench.y), "profiled", bench.X, bench.y)
         deploy_ext.promote(str(made), reason="bench", force=True)

@@ -1,14 +1,17 @@
 """Requests a second of an endpoint against its peers and an echo, loaded by wrk, in one run.
 
-For each of three pipelines on the flights data the same rows are sent to `mlflow models serve` (one worker, this
-environment), to vetiver and MLServer (bench/peers.py: environments of their own), to our endpoint as `register` made it
-(`auto`), to the same with scikit-learn answering (`sklearn`), and, once, to an ASGI application on the same server
-software that sends back what it got. Our endpoint has a key, limits, contract checks, the journal and metrics on, as in
-production; it is also run without the journal, to see what that costs, and with two workers. One connection and
-sixteen, one row and a thousand a request.
+For each of three pipelines on the flights data these servers run side by side, and the same rows are sent to them:
+`mlflow models serve` (one worker, this environment), vetiver and MLServer (bench/peers.py: environments of their own),
+our endpoint as `register` made it (`auto`), with scikit-learn answering (`sklearn`), without the journal and with two
+workers, and an ASGI application on the same server software that sends back what it got. Our endpoint has a key,
+limits, contract checks, the journal and metrics on, as in production. One connection and sixteen, one row and a
+thousand a request.
 
-Prints a table with ratios and the targets of the project; exits 1 when one is missed. Run it on a quiet machine:
-.venv/bin/python bench/serving.py [--seconds 8] [--only LogisticRegression]
+The servers are loaded in turns, for two seconds each, several times, while the others stand still. The table shows
+medians; a ratio is the median of the ratios within the turns, since on a shared host the processors themselves become
+faster and slower by a half within minutes. Prints the table and the targets of the project, and exits 1 when one is
+missed. Run it on a quiet machine:
+.venv/bin/python bench/serving.py [--rounds 5] [--only LogisticRegression]
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +60,7 @@ done = function(summary, latency, requests)
     print(string.format("FOUND %f %f %f %d", rate, latency:percentile(50), latency:percentile(99), bad))
 end
 """
-ROUNDS = 4  # of which the median counts
+TURN = 2  # seconds that a server is loaded at a time
 CELLS = [(1, 1), (16, 1), (1, 1000), (16, 1000)]  # connections, rows
 
 
@@ -73,13 +76,26 @@ class Cell:
 
 @dataclass
 class Run:
-    """One server with one model."""
+    """A server with a model: how it is asked, and what was found."""
 
     model: str
     server: str
-    cells: dict[tuple[int, int], Cell]
-    memory: float  # MB, the proportional set size of all its processes after the load
+    url: str
+    pid: int
     start: float  # seconds to the first answer
+    bodies: dict[int, bytes]  # by the number of rows
+    secret: str = ""
+    cells: dict[tuple[int, int], list[Cell]] = field(default_factory=dict)  # one a round
+    memory: float = 0.0  # MB, the proportional set size of all its processes after the load
+
+    def median(self, at: tuple[int, int], of: str) -> float:
+        """Of the requests/s (`rate`), or of `p50` or `p99`."""
+        return statistics.median(getattr(cell, of) for cell in self.cells[at])
+
+    def times(self, other: Run, at: tuple[int, int], of: str = "rate") -> float:
+        """How many times the `other`'s it is: the median of the rounds."""
+        pairs = zip(self.cells[at], other.cells[at], strict=True)
+        return statistics.median(getattr(one, of) / getattr(two, of) for one, two in pairs)
 
 
 def pipelines() -> dict[str, Any]:
@@ -143,15 +159,29 @@ def load(url: str, body: bytes, connections: int, seconds: float, folder: Path, 
     return Cell(float(found[1]), float(found[2]), float(found[3]), int(found[4]))
 
 
-def middle(found: list[Cell]) -> Cell:
-    """The cell of the median rate: on few and busy processors it matters which one wrk gets, for seconds."""
-    return sorted(found, key=lambda cell: cell.rate)[len(found) // 2]
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all its children."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+@contextlib.contextmanager
+def only(one: Run, runs: list[Run]) -> Iterator[None]:
+    """The other servers stand still: what they have to tidy up is not done at the cost of this one."""
+    others = [p for run in runs if run is not one for p in family(run.pid)]
+    for process in others:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in others:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 def memory(pid: int) -> float:
     """MB of a process and all its children; a page that several share is counted once among them."""
-    process = psutil.Process(pid)
-    return sum(p.memory_full_info().pss for p in [process, *process.children(recursive=True)]) / 1e6
+    return sum(p.memory_full_info().pss for p in family(pid)) / 1e6
 
 
 @contextlib.contextmanager
@@ -177,34 +207,44 @@ def running(command: list[str], url: str, body: bytes, **how: Any) -> Iterator[t
 class Bench:
     """One run of everything."""
 
-    def __init__(self, seconds: float, folder: Path):
-        self.seconds, self.folder, self.runs = seconds, folder, []
-        self.beside: dict[tuple[str, str, tuple[int, int]], float] = {}  # model, what, cell: times the usual way
+    def __init__(self, folder: Path):
+        self.folder = folder
         self.X, self.y = flights()
         rows = self.X.sample(1000, random_state=0)
         self.rows = {1: rows.head(1), 1000: rows}
         split = {n: json.loads(part.to_json(orient="split", index=False)) for n, part in self.rows.items()}
         self.bodies = {n: json.dumps({"dataframe_split": part}).encode() for n, part in split.items()}
 
-    def take(
-        self, model: str, server: str, url: str, pid: int, start: float, secret: str = "", bodies: Any = None
-    ) -> None:
-        """Load a server that answers and keep what was found."""
-        cells, bodies = {}, bodies or self.bodies
-        for connections, rows in CELLS:
-            how = url, bodies[rows], connections, max(1, round(self.seconds / ROUNDS)), self.folder, secret
-            cells[connections, rows] = middle([load(*how) for _ in range(ROUNDS)])
-        self.runs.append(Run(model, server, cells, memory(pid), start))
-        sys.stderr.write(f"{model} {server}: {cells[1, 1].rate:.0f} {cells[16, 1].rate:.0f} requests/s\n")
+    def compete(self, name: str, pipeline: Any, peers: list[str], rounds: int) -> list[Run]:
+        """Start all servers with a model, load them in turns, and tell what was found."""
+        model = pipeline.fit(self.X, self.y)
+        with contextlib.ExitStack() as stack:
+            runs = [stack.enter_context(self.mlflow(name, model))]
+            runs += [stack.enter_context(self.peer(name, model, server)) for server in peers]
+            runs += [stack.enter_context(self.echo(name))]
+            runs += [stack.enter_context(self.ours(name, model, what)) for what in OURS]
+            for at in CELLS:
+                connections, rows = at
+                for run in runs * rounds:
+                    with only(run, runs):
+                        cell = load(run.url, run.bodies[rows], connections, TURN, self.folder, run.secret)
+                    run.cells.setdefault(at, []).append(cell)
+                told = ", ".join(f"{run.server} {run.median(at, 'rate'):,.0f}" for run in runs)
+                sys.stderr.write(f"{name}, {connections} connections, {rows} rows: {told}\n")
+            for run in runs:
+                run.memory = memory(run.pid)
+        return runs
 
-    def echo(self) -> None:
+    @contextlib.contextmanager
+    def echo(self, name: str) -> Iterator[Run]:
         """The same server software with nothing behind it."""
         port = free_port()
         url = f"http://127.0.0.1:{port}/"
         with running([sys.executable, "-c", ECHO, str(port)], url, self.bodies[1]) as (pid, start):
-            self.take("", "echo", url, pid, start)
+            yield Run(name, "echo", url, pid, start, self.bodies)
 
-    def mlflow(self, name: str, model: Any) -> None:
+    @contextlib.contextmanager
+    def mlflow(self, name: str, model: Any) -> Iterator[Run]:
         """`mlflow models serve` of the model."""
         from mlflow.sklearn import save_model
 
@@ -216,9 +256,10 @@ class Bench:
         command += ["-p", str(port), "--workers", "1"]
         with running(command, url, self.bodies[1], env=os.environ | {"PATH": path}) as (pid, start):
             self.check(model, answer(url, self.bodies[1000])["predictions"])
-            self.take(name, "mlflow", url, pid, start)
+            yield Run(name, "mlflow", url, pid, start, self.bodies)
 
-    def peer(self, name: str, model: Any, server: str) -> None:
+    @contextlib.contextmanager
+    def peer(self, name: str, model: Any, server: str) -> Iterator[Run]:
         """vetiver or MLServer with the pipeline, fitted in its own environment."""
         import peers
 
@@ -228,45 +269,42 @@ class Bench:
         peer = getattr(peers, server)(name, folder, self.rows)
         with peers.started(peer) as (pid, start):
             self.check(model, peers.predictions(peer, answer(peer.url, peer.bodies[1000])))
-            self.take(name, server, peer.url, pid, start, bodies=peer.bodies)
+            yield Run(name, server, peer.url, pid, start, peer.bodies)
 
-    def ours(self, name: str, model: Any, runtime: str) -> None:
-        """Our endpoint, with a key; the compiled one also beside itself without a journal, and with two workers."""
+    @contextlib.contextmanager
+    def ours(self, name: str, model: Any, what: str) -> Iterator[Run]:
+        """Our endpoint, with a key."""
         import deploy_ext
 
-        made = deploy_ext.register(model, name, self.X, self.y, runtime=runtime)
+        runtime, variables = OURS[what]
+        own = f"{name}-{what}".replace(" ", "-")
+        made = deploy_ext.register(model, own, self.X, self.y, runtime=runtime)
         deploy_ext.promote(str(made), reason="bench", force=True)
-        secret = deploy_ext.key_create(name, role="predict").secret
+        secret = deploy_ext.key_create(own, role="predict").secret
+        os.environ.update(variables)
         began = time.monotonic()
-        endpoint = deploy_ext.up(name)
+        endpoint = deploy_ext.up(own)
         start = time.monotonic() - began
-        url = f"{endpoint.url}/invocations"
-        self.check(model, answer(url, self.bodies[1000], secret)["predictions"])
-        self.take(name, f"deploy_ext {runtime} ({made.runtime})", url, endpoint.pid or 0, start, secret)
-        for what, variables in OTHERWISE.items() if runtime == "auto" else ():
-            os.environ.update(variables)
-            other = deploy_ext.up(str(made))
-            for at in CELLS if what == "no journal" else CELLS[1::2]:
-                self.beside[name, what, at] = self.compare(at, secret, f"{other.url}/invocations", url)
-            deploy_ext.down(str(made))
-            for variable in variables:
-                del os.environ[variable]
-        deploy_ext.down(name)
-
-    def compare(self, at: tuple[int, int], secret: str, *urls: str) -> float:
-        """How many times as many requests/s the first of two servers answers, taken in turns: the median."""
-        connections, rows = at
-        turns = [
-            [load(url, self.bodies[rows], connections, 2, self.folder, secret).rate for url in urls] for _ in range(5)
-        ]
-        return statistics.median(one / other for one, other in turns)
+        for variable in variables:
+            del os.environ[variable]
+        try:
+            url = f"{endpoint.url}/invocations"
+            self.check(model, answer(url, self.bodies[1000], secret)["predictions"])
+            yield Run(name, f"deploy_ext {what} ({made.runtime})", url, endpoint.pid or 0, start, self.bodies, secret)
+        finally:
+            deploy_ext.down(own)
 
     def check(self, model: Any, predictions: list[Any]) -> None:
         """Raises AssertionError unless these are the model's own."""
         assert predictions == model.predict(self.rows[1000]).tolist()
 
 
-OTHERWISE = {"no journal": {"DEPLOY_EXT_JOURNAL": "off"}, "2 workers": {"DEPLOY_EXT_WORKERS": "2"}}
+OURS: dict[str, tuple[str, dict[str, str]]] = {  # what is told of it: its runtime, its settings
+    "auto": ("auto", {}),
+    "no journal": ("auto", {"DEPLOY_EXT_JOURNAL": "off"}),
+    "2 workers": ("auto", {"DEPLOY_EXT_WORKERS": "2"}),
+    "sklearn": ("sklearn", {}),
+}
 TARGETS = [  # of, connections, rows, models, times mlflow's requests/s
     ("auto", 1, 1, ("HistGradientBoosting", "LogisticRegression", "RandomForest"), 30),
     ("auto", 16, 1, ("HistGradientBoosting", "RandomForest"), 100),
@@ -282,23 +320,22 @@ TARGETS = [  # of, connections, rows, models, times mlflow's requests/s
 def table(runs: list[Run]) -> None:
     """Every run, with its ratios to mlflow's for the same model."""
     base = {r.model: r for r in runs if r.server == "mlflow"}
-    head = "".join(f"{f'{c} conn, {n} row' + 's' * (n > 1):>34}" for c, n in CELLS)
+    head = "".join(f"{f'{c} conn, {n} row' + 's' * (n > 1):>36}" for c, n in CELLS)
     print(f"{'':<56}{head}{'MB':>7}{'start s':>9}")
-    print(f"{'model':<22}{'server':<34}" + f"{'req/s':>9}{'x':>7}{'p50 us':>9}{'p99 us':>9}" * 4)
+    print(f"{'model':<22}{'server':<34}" + f"{'req/s':>9}{'x':>7}{'p50 us':>10}{'p99 us':>10}" * 4)
     for run in runs:
         line = f"{run.model:<22}{run.server:<34}"
         for at in CELLS:
-            cell, other = run.cells[at], base.get(run.model)
-            times = f"{cell.rate / other.cells[at].rate:.1f}" if other else "-"
-            line += f"{cell.rate:>9,.0f}{times:>7}{cell.p50:>9,.0f}{cell.p99:>9,.0f}"
-        bad = sum(cell.bad for cell in run.cells.values())
+            rate, p50, p99 = (run.median(at, of) for of in ("rate", "p50", "p99"))
+            line += f"{rate:>9,.0f}{run.times(base[run.model], at):>7.1f}{p50:>10,.0f}{p99:>10,.0f}"
+        bad = sum(cell.bad for cells in run.cells.values() for cell in cells)
         print(line + f"{run.memory:>7.0f}{run.start:>9.2f}" + (f"  {bad} requests failed" if bad else ""))
 
 
-def judged(runs: list[Run], beside: dict[tuple[str, str, tuple[int, int]], float]) -> int:
+def judged(runs: list[Run]) -> int:
     """Print every target with what was reached; how many were missed."""
     found = {(r.model, r.server.split(" (")[0].removeprefix("deploy_ext ")): r for r in runs}
-    echo, missed = found["", "echo"].cells[1, 1].p50, 0
+    missed = 0
 
     def tell(what: str, reached: float, wanted: float, least: bool = True) -> None:
         nonlocal missed
@@ -309,27 +346,30 @@ def judged(runs: list[Run], beside: dict[tuple[str, str, tuple[int, int]], float
 
     for kind, connections, rows, models, times in TARGETS:
         for model in (m for m in models if (m, kind) in found):
-            at = connections, rows
-            reached = found[model, kind].cells[at].rate / found[model, "mlflow"].cells[at].rate
+            reached = found[model, kind].times(found[model, "mlflow"], (connections, rows))
             tell(f"{model} {kind}, {connections} connections, {rows} rows: times mlflow", reached, times)
-    for (model, kind), run in found.items():
-        if kind == "auto":
-            tell(f"{model}: p50 on one connection, times the echo's", run.cells[1, 1].p50 / echo, 2.5, least=False)
-            tell(f"{model}: MB of memory", run.memory, 160, least=False)
-            tell(f"{model}: seconds from `up` to ready", run.start, 1.5, least=False)
-    for (model, what, (connections, rows)), times in beside.items():
-        told = f"{model}: {what}, {connections} connections, {rows} rows"
-        if what == "no journal":
-            tell(f"{told}: % that it costs", 100 - 100 / times, 15, least=False)
-        elif connections > 1:
-            tell(f"{told}: times one", times, 1.6)
-    tell("requests that failed", sum(c.bad for r in runs for c in r.cells.values()), 0, least=False)
+    for model, run in [(model, run) for (model, kind), run in found.items() if kind == "auto"]:
+        tell(
+            f"{model}: p50 on one connection, times the echo's",
+            run.times(found[model, "echo"], (1, 1), "p50"),
+            2.5,
+            False,
+        )
+        tell(f"{model}: MB of memory", run.memory, 160, least=False)
+        tell(f"{model}: seconds from `up` to ready", run.start, 1.5, least=False)
+        for at in CELLS:
+            told, cost = f"{at[0]} connections, {at[1]} rows", 100 - 100 * run.times(found[model, "no journal"], at)
+            tell(f"{model}: % that the journal costs, {told}", cost, 15, least=False)
+            if at[0] > 1:
+                tell(f"{model}: two workers, times one, {told}", found[model, "2 workers"].times(run, at), 1.6)
+    failed = sum(cell.bad for r in runs if r.server != "echo" for cells in r.cells.values() for cell in cells)
+    tell("requests that failed", failed, 0, least=False)
     return missed
 
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seconds", type=float, default=8, help="of each cell of the table")
+    arguments.add_argument("--rounds", type=int, default=5, help="of two seconds for each number in the table")
     arguments.add_argument("--only", default="", help="one of the models")
     arguments.add_argument("--peers", nargs="*", default=["vetiver", "mlserver"], help="besides mlflow")
     given = arguments.parse_args()
@@ -337,19 +377,13 @@ def main() -> int:
         os.environ["DEPLOY_EXT_PROJECT"] = tmp
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         os.chdir(tmp)
-        bench = Bench(given.seconds, Path(tmp))
-        bench.echo()
+        bench, runs = Bench(Path(tmp)), []
         for name, pipeline in pipelines().items():
             if given.only in ("", name):
-                model = pipeline.fit(bench.X, bench.y)
-                bench.mlflow(name, model)
-                for server in given.peers:
-                    bench.peer(name, model, server)
-                bench.ours(name, model, "auto")
-                bench.ours(name, model, "sklearn")
+                runs += bench.compete(name, pipeline, given.peers, given.rounds)
     print(machine("deploy_ext", "mlflow", "scikit-learn", "treelite", "onnxruntime", "uvicorn"))
-    table(bench.runs)
-    return int(judged(bench.runs, bench.beside) > 0)
+    table(runs)
+    return int(judged(runs) > 0)
 
 
 if __name__ == "__main__":

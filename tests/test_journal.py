@@ -19,6 +19,7 @@ import httpx
 import msgspec
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -382,3 +383,17 @@ def test_on_the_command_line(up: Callable[..., Endpoint]) -> None:
     told = run("journal", "forget", "flights", "--where", "prediction_id=" + named[0])
     assert told.returncode == 0 and "1 rows were removed" in told.stdout
     assert deploy_ext.journal("flights")["prediction_id"].tolist() == named[1:]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("journal", ["on", "off"])
+def test_an_endpoint_that_nobody_asks_takes_no_processor(up: Callable[..., Endpoint], journal: str) -> None:
+    endpoint = up(journal=journal)
+    family = [psutil.Process(endpoint.pid), *workers(endpoint)]
+
+    def used() -> float:
+        return sum(sum(p.cpu_times()[:2]) for p in family)
+
+    before = used()
+    time.sleep(2)
+    assert used() - before < 0.4

@@ -290,7 +290,7 @@ class Supervisor:
             if told := self.upkeep.communicate()[0]:
                 self.meter.add("journal_torn", msgspec.json.decode(told, type=Maintained).torn)
             self.upkeep = None
-        if time.monotonic() >= self.upkeep_at and self.plan.settings.journal != "off":
+        if time.monotonic() >= self.upkeep_at:  # also when the journal is off: what was written before grows old
             self.upkeep_at = time.monotonic() + UPKEEP
             with contextlib.suppress(OSError):
                 if self.upkeep is None and due(self.journal, self.plan.settings):
