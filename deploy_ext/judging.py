@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .bundle import answer
+from .bundle import Bundle, answer
 from .contract import Contract
 from .core import ContractViolated, GateFailed, InvalidRequest, project
+from .drift import Drift, compare
 from .gates import DEFAULT, Gates, parse
 from .making import source
+from .profile import Profile, measure
 from .records import Version, cell
 from .registry import CHAMPION, Registry
 from .scored import Scored
@@ -22,7 +24,7 @@ from .table import as_frame
 
 # %% auto #0
 __all__ = ['LATENCY_ROWS', 'LATENCY_SECONDS', 'rules', 'truth_of', 'readable', 'rows', 'scored', 'champion_of', 'beside', 'facts',
-           'allowed']
+           'moved', 'drifts', 'allowed']
 
 # %% ../nbs/48_judging.ipynb #judging-rules-code
 def rules(name: str, file: Path | None, kind: str) -> Gates:
@@ -104,6 +106,23 @@ def facts(runtime: Runtime, rows: Any, load_ms: float) -> dict[str, float]:
                 break
     p50, p99 = (sorted(taken)[int(q * (len(taken) - 1))] for q in (0.5, 0.99))
     return {"size_mb": runtime.bundle.size / 1e6, "load_ms": load_ms, "latency_ms.p50": p50, "latency_ms.p99": p99}
+
+# %% ../nbs/48_judging.ipynb #judging-drift-code
+def moved(bundle: Bundle, data: Any, partly: bool = False) -> Drift:
+    """How far `data` has moved from what the version was trained on; `partly`: it may lack some of the columns.
+
+    Raises `InvalidRequest`."""
+    stored, frame = bundle.profile, as_frame(data)
+    current = measure(frame[[c.name for c in stored.columns if c.name in frame]])
+    if partly:
+        numeric = {c.name: c.histogram is not None for c in current.columns}
+        stored = Profile(tuple(c for c in stored.columns if numeric.get(c.name) == (c.histogram is not None)))
+    return compare(stored, current)
+
+
+def drifts(runtime: Runtime, rows: Any, case: Scored) -> dict[str, float | str]:
+    """What gates can say of how far the judged rows, and the answers to them, are from those of the training data."""
+    return compare(runtime.bundle.profile, measure(as_frame(rows), case.prediction)).facts()
 
 # %% ../nbs/48_judging.ipynb #judging-allowed-code
 def allowed(version: Version, gates: Gates, judged: set[str | None]) -> None:

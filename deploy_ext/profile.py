@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['BINS', 'TOP', 'Histogram', 'histogram', 'ColumnProfile', 'profile_column', 'Profile', 'measure']
+__all__ = ['BINS', 'TAIL', 'EDGES', 'TOP', 'Histogram', 'histogram', 'ColumnProfile', 'profile_column', 'Profile', 'measure']
 
 # %% ../nbs/11_profile.ipynb #profile-histogram-code
-BINS = 256  # edges a histogram has at most
+BINS = 256  # steps of a histogram
+TAIL = 12  # halvings of its first and of its last step
+EDGES = BINS + 2 * TAIL  # that a histogram has at most
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,10 +94,11 @@ def _merged_moments(a: Histogram, b: Histogram) -> tuple[float, float, float, fl
 def histogram(values: np.ndarray) -> Histogram:
     """The histogram of a non-empty array of finite numbers."""
     ordered = np.sort(values.astype(float))
-    edges, counts = np.unique(ordered, return_counts=True)
-    if len(edges) <= BINS:
+    if np.count_nonzero(ordered[1:] != ordered[:-1]) < BINS:
+        edges, counts = np.unique(ordered, return_counts=True)
         return Histogram(tuple(edges.tolist()), tuple(counts.tolist()), True, *_moments(ordered))
-    chosen = _condense(_around(edges), lambda x: np.searchsorted(ordered, x, side="right"))
+    candidates = np.unique(ordered[np.ceil(_ranks(len(ordered))).astype(int) - 1])
+    chosen = _condense(_around(candidates), lambda x: np.searchsorted(ordered, x, side="right"))
     return Histogram(*chosen, *_moments(ordered))
 
 
@@ -117,12 +120,21 @@ def _around(values: Any) -> np.ndarray:
     return nodes[np.r_[True, nodes[1:] > nodes[:-1]]]
 
 
+def _ranks(n: float) -> np.ndarray:
+    """The counts, 1 to `n`, at which a histogram of `n` values has its edges."""
+    tail = n / BINS / 2.0 ** np.arange(1, TAIL + 1)
+    tail = tail[tail >= 1]
+    return np.unique(np.r_[np.linspace(1, n, BINS), tail, n - tail])
+
+
 def _condense(
     nodes: np.ndarray, below: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[tuple[float, ...], tuple[int, ...], bool]:
-    """At most `BINS` of `nodes` as edges, at equal steps of `below`; a heavy single value between two edges."""
+    """At most `EDGES` of `nodes` as edges, at equal steps of `below`, but smaller ones at both ends.
+
+    A heavy single value lies between two edges."""
     total = below(nodes)
-    at = np.searchsorted(total, np.linspace(1, total[-1], BINS))
+    at = np.searchsorted(total, _ranks(total[-1]))
     repeated = np.r_[at[1:] == at[:-1], False]
     first = repeated & ~np.r_[False, repeated[:-1]]
     heavy = at[repeated]

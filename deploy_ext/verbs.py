@@ -34,11 +34,24 @@ from deploy_ext.core import (
     whoami,
     write_atomic,
 )
+from .drift import Drift
 from .flavors import predictor
-from .gates import Gates, judge, parse
+from .gates import Gates, judge, parse, words
 from .grammar import Arg, Command, command
 from .journal import forget, moment, read
-from .judging import allowed, beside, champion_of, facts, readable, rows, rules, scored, truth_of
+from deploy_ext.judging import (
+    allowed,
+    beside,
+    champion_of,
+    drifts,
+    facts,
+    moved,
+    readable,
+    rows,
+    rules,
+    scored,
+    truth_of,
+)
 from .making import fitted_on, here, make, split
 from .moving import champions, move, settled
 from .output import describe_output
@@ -54,9 +67,9 @@ from .serve.runtime import borrow
 from .table import as_frame
 
 # %% auto #0
-__all__ = ['COMMANDS', 'F', 'PART', 'verb', 'register', 'gates', 'validate', 'promote', 'rollback', 'up', 'predict', 'status',
-           'down', 'NewKey', 'key_create', 'key_list', 'key_revoke', 'journal', 'Forgotten', 'journal_forget',
-           'history', 'Report', 'report', 'doctor']
+__all__ = ['COMMANDS', 'F', 'PART', 'verb', 'register', 'gates', 'Word', 'metrics', 'validate', 'promote', 'rollback', 'up',
+           'predict', 'status', 'down', 'NewKey', 'key_create', 'key_list', 'key_revoke', 'journal', 'Forgotten',
+           'journal_forget', 'drift', 'history', 'Report', 'report', 'doctor']
 
 # %% ../nbs/50_verbs.ipynb #verbs-verb-code
 COMMANDS: dict[str, Command] = {}
@@ -177,6 +190,25 @@ def _kind(registry: Registry, name: str) -> str:
     """classification or regression, as the newest version of `name` is."""
     return _open(registry, registry.latest(name)).contract.output.kind
 
+# %% ../nbs/50_verbs.ipynb #verbs-metrics-code
+@dataclasses.dataclass(frozen=True, repr=False)
+class Word(Record):
+    """What a gate can begin with."""
+
+    metric: str
+    meaning: str
+
+
+@verb
+def metrics(about: Annotated[str | None, Arg("only those with this in their name or meaning")] = None) -> Listing:
+    """Show what gates can speak of: every metric with one line of meaning."""
+    known = {name: meaning for name, meaning in words().items() if not name.startswith("baseline.")}
+    known["baseline.<metric>"] = "by how much the metric is better than that of a model that looks at nothing"
+    found = tuple(Word(n, m) for n, m in known.items() if about is None or about.lower() in f"{n} {m}".lower())
+    if not found:
+        raise InvalidRequest(f"no metric speaks of '{about}'. {nearest(str(about), known)}", about=about)
+    return Listing(f"{len(found)} metrics", found)
+
 # %% ../nbs/50_verbs.ipynb #verbs-validate-code
 @verb
 def validate(
@@ -203,7 +235,9 @@ def validate(
             step("score")
             given = rows(contract, champion and _open(registry, champion).contract, features)
             case = scored(runtime, given, features, truth)
-            measured = facts(runtime, given, load_ms)
+            measured = facts(runtime, given, load_ms) | (
+                drifts(runtime, given, case) if gating.speaks_of("drift") else {}
+            )
         other = champion and beside(registry, champion, contract, features, truth)
         step("judge")
         checks = judge(gating, case, champion=other, trivial=trivial(case), facts=measured)
@@ -474,6 +508,31 @@ def journal_forget(
     rows = forget(folder, named, salt_of(home()))
     registry.append(_event("journal forget", _bare(name), reason=f"{rows} rows, found by {', '.join(named)}"))
     return Forgotten(_bare(name), tuple(named), rows)
+
+# %% ../nbs/50_verbs.ipynb #verbs-drift-code
+@verb
+def drift(
+    name: Annotated[str, Arg("the model; its champion unless you say flights/3", "ref")],
+    data: Annotated[Any, Arg("rows; without them it looks at what the endpoint was asked", "data")] = None,
+    since: Annotated[str | None, Arg("of the journal: how far back, as 1h or 7d, or from a date on")] = None,
+    until: Annotated[str | None, Arg("up to then, said in the same way")] = None,
+) -> Drift:
+    """Show how far data has moved from what a version was trained on, column by column.
+
+    Raises `InvalidRequest` when there is no such data, or a column that the model was trained on is not there.
+    """
+    registry = _registry()
+    ref = ModelRef.parse(name)
+    known = registry.aliases(ref.name)
+    champion = CHAMPION in known and not (ref.alias or ref.version)
+    version = registry.version(f"{ref.name}/{known[CHAMPION]}") if champion else _candidate(registry, name)
+    bundle = _open(registry, version)
+    if data is not None:
+        if since or until:
+            raise InvalidRequest("--since and --until are about the journal. Leave them out, or leave out --data.")
+        return moved(bundle, readable(bundle.contract, data))
+    rows = journal(ref.name, since, until)
+    return moved(bundle, rows[rows["version"] == version.version], partly=True)
 
 # %% ../nbs/50_verbs.ipynb #verbs-history-code
 @verb

@@ -84,6 +84,7 @@ def test_every_verb_has_stdout_to_itself(files: Path) -> None:
     ask("doctor")
     made = ask("register", "model.joblib", "--name", "flights", "--data", "train.parquet", "--target", "late")
     assert (made["type"], made["version"], made["format"]) == ("version", 4, 1)
+    assert "drift.psi" in [word["metric"] for word in ask("metrics", "drift")["items"]]
     ask("gates", "flights", "--text", "-", typed=GATES)
     assert (files / "flights.gates").read_text() == GATES
     assert ask("validate", "flights/2", "--data", "test.csv", "--target", "late", code=3)["passed"] is False
@@ -102,6 +103,7 @@ def test_every_verb_has_stdout_to_itself(files: Path) -> None:
     assert ask("key revoke", made["key"]["id"])["revoked"]
     rows = ask("journal", "flights", "--since", "1h")
     assert len(rows) == 3 and rows[0]["outcome"] is None and rows[0]["time"].startswith("20")
+    assert ask("drift", "flights", "--data", "train.parquet")["columns"][0]["drifted"] is False
     named = rows[0]["prediction_id"]
     assert ask("journal forget", "flights", "--where", f"prediction_id={named}")["rows"] == 1
     assert told.keys() == COMMANDS.keys()

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from deploy_ext import metrics
 from deploy_ext.core import InvalidRequest
 from deploy_ext.gates import DEFAULT, FACTS, OPERATORS, Gate, Gates, judge, parse, words
-from deploy_ext.metrics import METRICS, paired, score
+from deploy_ext.metrics import METRICS, Metric, interval, margin, paired, score, segments
 from deploy_ext.records import Check
 from deploy_ext.scored import Scored, trivial
 
@@ -191,8 +190,8 @@ def one(text: str, scored: Scored, champion: Scored | None = None, facts: dict[s
 
 CANDIDATE, CHAMPION = classifier(1), classifier(2)
 AUC = score("roc_auc", CANDIDATE).value or 0.0
-ALONE = metrics.interval("roc_auc", CANDIDATE)
-LOSS = metrics.interval("log_loss", CANDIDATE)
+ALONE = interval("roc_auc", CANDIDATE)
+LOSS = interval("log_loss", CANDIDATE)
 BESIDE = paired("roc_auc", CANDIDATE, CHAMPION)
 BESIDE_LOSS = paired("log_loss", CANDIDATE, CHAMPION)
 E = 1e-6
@@ -210,7 +209,7 @@ E = 1e-6
         ("roc_auc >= champion + {} at 95%", BESIDE.low, True),
         ("log_loss <= champion + {} at 95%", BESIDE_LOSS.high, False),
         ("baseline.roc_auc >= {} at 95%", (ALONE.low or 0) - 0.5, True),
-        ("baseline.log_loss >= {}", metrics.margin("log_loss", CANDIDATE, trivial(CANDIDATE)).value, True),
+        ("baseline.log_loss >= {}", margin("log_loss", CANDIDATE, trivial(CANDIDATE)).value, True),
     ],
 )
 def test_a_gate_holds_up_to_its_bound_and_no_further(text, bound, upwards):
@@ -264,7 +263,7 @@ def test_the_worst_part_decides_and_is_named():
     check = one("roc_auc[origin] >= 0.5", CANDIDATE)
     assert "worst origin: LGA" in check.detail
     assert "1 of 3 parts have fewer than 50 rows" in check.detail
-    parts = {p.segment: p.value for p in metrics.segments("roc_auc", CANDIDATE, "origin")}
+    parts = {p.segment: p.value for p in segments("roc_auc", CANDIDATE, "origin")}
     assert check.value == parts["LGA"] == min(v for v in parts.values() if v is not None)
     assert "worst dep delay: " in one("log_loss['dep delay'] <= 9", CANDIDATE).detail
 
@@ -317,7 +316,7 @@ def test_a_failing_metric_of_a_user_is_a_failed_check_and_the_others_run(monkeyp
     def fare(s: Scored) -> float:
         return s.frame["fare"].sum()
 
-    monkeypatch.setitem(METRICS, "fare", metrics.Metric("fare", "money", fare))
+    monkeypatch.setitem(METRICS, "fare", Metric("fare", "money", fare))
     checks = judge(parse("fare >= 0\naccuracy >= 0"), CANDIDATE, champion=None, trivial=trivial(CANDIDATE), facts={})
     assert [c.passed for c in checks] == [False, True]
     assert checks[0].detail == "fare failed with KeyError: 'fare'"

@@ -180,6 +180,22 @@ def test_the_truth_is_joined(up: Callable[..., Endpoint]) -> None:
 
 
 @pytest.mark.server
+def test_what_was_asked_is_compared_with_the_training_data(up: Callable[..., Endpoint]) -> None:
+    endpoint = up(journal_drop=["hour"], journal_hash=["carrier"])
+    with pytest.raises(InvalidRequest, match="Did you mean 'flights'"):
+        deploy_ext.drift("fligths")
+    ask(endpoint, FRAME[COLUMNS].head(400))
+    before = deploy_ext.drift("flights", since="1h")
+    assert [c.column for c in before.columns] == ["dep_delay", "carrier", "prediction"]
+    assert not before["dep_delay"].drifted and before.rows == 400
+    ask(endpoint, FRAME[COLUMNS].head(1600).assign(dep_delay=lambda f: f["dep_delay"] * 60))  # minutes, not hours
+    after = deploy_ext.drift("flights", since="1h")
+    assert "dep_delay" in after.drifted and (after["dep_delay"].ks or 0) > 0.2
+    with pytest.raises(InvalidRequest, match="leave out --data"):
+        deploy_ext.drift("flights", FRAME, since="1h")
+
+
+@pytest.mark.server
 def test_a_kill_loses_no_answer_that_somebody_has_seen(up: Callable[..., Endpoint]) -> None:
     endpoint, seen, stop = up(workers=2), [], threading.Event()
 

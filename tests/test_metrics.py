@@ -12,9 +12,21 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy_ext import metrics
 from deploy_ext.core import InvalidRequest
-from deploy_ext.metrics import METRICS, Estimate, find, interval, margin, paired, register, score, segments
+from deploy_ext.metrics import (
+    KINDS,
+    METRICS,
+    SLOW_RESAMPLES,
+    Estimate,
+    broken,
+    find,
+    interval,
+    margin,
+    paired,
+    register,
+    score,
+    segments,
+)
 from deploy_ext.scored import Scored, trivial
 
 LABELS = ("late", "on time", "early")
@@ -84,7 +96,7 @@ def sklearn_direct(name: str, s: Scored) -> float:
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**32), rows=st.integers(10, 80), kind=st.sampled_from(metrics.KINDS))
+@given(seed=st.integers(0, 2**32), rows=st.integers(10, 80), kind=st.sampled_from(KINDS))
 def test_values_are_those_of_scikit_learn(seed, rows, kind):
     s = regression(seed, rows) if kind == "regression" else classifier(seed, rows, 2 if kind == "binary" else 3)
     for name, metric in METRICS.items():
@@ -203,7 +215,7 @@ def literally(name: str, sides: list[Scored], level: float, resamples: int = 1_0
 
 @pytest.mark.parametrize("name", ["roc_auc", "average_precision", "log_loss", "brier_score"])
 def test_bounds_are_those_of_the_literal_bootstrap(name, monkeypatch):
-    monkeypatch.setattr(metrics, "RESAMPLES", 200)
+    monkeypatch.setattr(importlib.import_module("deploy_ext.metrics"), "RESAMPLES", 200)
     one, other = classifier(1, 60), classifier(2, 60, skill=0.5)
     alone, difference = interval(name, one, 0.9), paired(name, one, other, 0.9)
     assert [alone.low, alone.high] == pytest.approx(literally(name, [one], 0.9, 200), rel=1e-9)
@@ -220,7 +232,7 @@ def test_bounds_of_regressions_are_those_of_the_literal_bootstrap(name):
 def test_the_slow_way_is_the_literal_bootstrap_too():
     s = classifier(1, 60, k=3)
     alone = interval("roc_auc_ovr", s)
-    assert [alone.low, alone.high] == pytest.approx(literally("roc_auc_ovr", [s], 0.95, metrics.SLOW_RESAMPLES))
+    assert [alone.low, alone.high] == pytest.approx(literally("roc_auc_ovr", [s], 0.95, SLOW_RESAMPLES))
 
 
 def test_the_lower_bound_lies_below_the_truth_about_as_often_as_it_says():
@@ -312,7 +324,7 @@ def open_table():
     yield
     METRICS.clear()
     METRICS.update(before)
-    metrics.broken.cache_clear()
+    broken.cache_clear()
 
 
 def test_a_registered_function_is_a_metric_like_any_other(open_table):
@@ -323,7 +335,7 @@ def test_a_registered_function_is_a_metric_like_any_other(open_table):
     s = classifier(0, 60)
     found = interval("own.accuracy", s)
     assert found.value == score("accuracy", s).value
-    assert [found.low, found.high] == literally("own.accuracy", [s], 0.95, metrics.SLOW_RESAMPLES)
+    assert [found.low, found.high] == literally("own.accuracy", [s], 0.95, SLOW_RESAMPLES)
     register("own.accuracy", lambda s: 0.5)  # the cell was run again
     assert score("own.accuracy", s).value == 0.5
 
@@ -364,10 +376,10 @@ def test_metrics_of_packages_are_found_and_a_broken_one_harms_nobody(open_table,
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
-    metrics.broken.cache_clear()
+    broken.cache_clear()
     s = classifier(0)
     assert score("missed", s).value == np.mean(s.truth != s.prediction)
-    assert set(metrics.broken()) == {"gone", "number"}
+    assert set(broken()) == {"gone", "number"}
     with pytest.raises(InvalidRequest, match="ModuleNotFoundError"):
         find("gone")
     with pytest.raises(InvalidRequest, match="not a deploy_ext"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from deploy_ext.core import InvalidRequest
-from deploy_ext.profile import BINS, TOP, ColumnProfile, Histogram, Profile, histogram, measure, profile_column
+from deploy_ext.profile import BINS, EDGES, TOP, ColumnProfile, Histogram, Profile, histogram, measure, profile_column
 
 QUICK = settings(max_examples=100, deadline=None)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -56,7 +56,7 @@ def test_any_numbers_are_counted_and_survive_json(values):
 def test_the_cdf_is_exact_at_the_edges_and_near_between_them(values):
     made = histogram(values)
     edges = np.array(made.edges)
-    assert len(edges) <= BINS
+    assert len(edges) <= EDGES
     assert (np.diff(edges) > 0).all()
     assert made.n == len(values)
     np.testing.assert_allclose(made.cdf(edges), exact(values, edges), atol=1e-12)
@@ -70,7 +70,7 @@ def test_the_cdf_is_exact_at_the_edges_and_near_between_them(values):
 @given(samples(), samples())
 def test_two_halves_make_the_whole_within_two_bins(a, b):
     whole, merged = np.r_[a, b], histogram(a).merge(histogram(b))
-    assert (merged.n, len(merged.edges) <= BINS) == (len(whole), True)
+    assert (merged.n, len(merged.edges) <= EDGES) == (len(whole), True)
     assert (merged.low, merged.high) == (whole.min(), whole.max())
     assert abs(merged.cdf(whole) - exact(whole, whole)).max() <= 2 / BINS + 2 / len(whole)
     direct = histogram(whole)

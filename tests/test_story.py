@@ -218,6 +218,21 @@ def test_gates_from_a_file(story: Path) -> None:
     assert deploy_ext.promote("flights/3", gates=file, reason="by the file").version == 3
 
 
+def test_data_that_has_moved_is_no_ground_for_a_promotion(story: Path) -> None:
+    gates = story / "steady.gates"
+    gates.write_text("roc_auc >= 0.5\ndrift.psi <= 0.25\ndrift.ks[dep_delay] <= 0.1\ndrift.new[carrier] == 0\n")
+    here = deploy_ext.validate("flights/1", UNSEEN, "late", gates=gates)
+    assert here.passed, here
+    moved = UNSEEN.assign(dep_delay=UNSEEN["dep_delay"] + UNSEEN["dep_delay"].std())
+    verdict = deploy_ext.validate("flights/1", moved, "late", gates=gates)
+    assert [check.passed for check in verdict.checks] == [True, False, False, True]
+    gates.write_text("drift.psi[dep_dely] <= 0.1\n")
+    with pytest.raises(InvalidRequest, match="Did you mean 'dep_delay'"):
+        deploy_ext.validate("flights/1", UNSEEN, "late", gates=gates)
+    drift = deploy_ext.drift("flights/1", moved[COLUMNS])
+    assert drift.drifted == ("dep_delay",) and "dep_delay" in repr(drift) and "<table" in drift._repr_html_()
+
+
 def test_a_bundle_that_is_not_the_one_that_was_judged(story: Path) -> None:
     registry = Registry()
     other = registry.version("flights/1").bundle
