@@ -160,6 +160,22 @@ def _squared_distance(s: Scored) -> np.ndarray:
     return off / 2 if len(s.labels) < 3 else off
 
 
+def _calibration_gaps(s: Scored) -> np.ndarray:
+    """What happened minus the probability given to it, each row in the line of its bin: ten bins of as many rows.
+
+    The event is the positive class; of several classes it is that the likeliest one is the truth."""
+    if len(s.labels) > 2:
+        chance, happened = s.probabilities.max(axis=1), s.probabilities.argmax(axis=1) == s.codes[0]
+    else:
+        chance, happened = s.probabilities[:, -1], s.positive[0]
+    borders = np.quantile(chance, np.arange(0.1, 1, 0.1))
+    return (happened - chance) * (np.searchsorted(borders, chance) == np.arange(10)[:, None])
+
+
+def _summed(means: np.ndarray) -> float:
+    return float(np.abs(means).sum())
+
+
 def _among_top(s: Scored) -> np.ndarray:
     top = np.argsort(s.probabilities, axis=1, kind="mergesort")[:, ::-1][:, :2]
     return (top == s.codes[0][:, None]).any(axis=1)
@@ -231,6 +247,7 @@ FORMS: dict[str, Callable[[Scored], Cells]] = {
     "average_precision": _ranked(_average_precision),
     "log_loss": _means(_surprise),
     "brier_score": _means(_squared_distance),
+    "calibration_error": _means(_calibration_gaps, _summed),
     "top_k_accuracy": _means(_among_top),
     "mean_absolute_error": _means(_absolute_error),
     "mean_squared_error": _means(_squared_error),

@@ -51,6 +51,12 @@ def words() -> dict[str, str]:
     return known | FACTS | margins
 
 # %% ../nbs/26_gates.ipynb #gates-gate
+def _name(column: str) -> str:
+    """A column as it is written in brackets: in quotes if it is no plain word."""
+    plain = column.isascii() and column.isidentifier() and not keyword.iskeyword(column)
+    return column if plain else repr(column)
+
+
 OPERATORS = {ast.GtE: ">=", ast.Gt: ">", ast.LtE: "<=", ast.Lt: "<", ast.Eq: "=="}
 
 
@@ -64,7 +70,7 @@ class Gate(Record):
     metric: str
     op: str
     number: float
-    segment: str | None = None
+    segment: tuple[str, ...] = ()  # columns; of several, their crossings
     champion: bool = False
     level: float | None = None
     warn: bool = False
@@ -73,10 +79,9 @@ class Gate(Record):
     @property
     def subject(self) -> str:
         """What is measured, as it is written: `f1[origin]`."""
-        if self.segment is None:
+        if not self.segment:
             return self.metric
-        plain = self.segment.isascii() and self.segment.isidentifier() and not keyword.iskeyword(self.segment)
-        return f"{self.metric}[{self.segment if plain else repr(self.segment)}]"
+        return f"{self.metric}[{','.join(map(_name, self.segment))}]"
 
     @property
     def threshold(self) -> str:
@@ -191,14 +196,24 @@ def _dotted(node: ast.expr) -> str | None:
     return node.id if isinstance(node, ast.Name) else None
 
 
-def _subject(line: str, node: ast.expr) -> tuple[str, str | None]:
+def _columns(line: str, node: ast.expr) -> tuple[str, ...]:
+    """The columns in brackets."""
+    found = []
+    for part in node.elts if isinstance(node, ast.Tuple) else [node]:
+        column = part.value if isinstance(part, ast.Constant) else _dotted(part)
+        if not isinstance(column, str) or column in found:
+            raise _Wrong(_at(line, part), "in brackets stands the name of a column, or of several with commas between")
+        found.append(column)
+    if not found:
+        raise _Wrong(_at(line, node), "in brackets stands the name of a column")
+    return tuple(found)
+
+
+def _subject(line: str, node: ast.expr) -> tuple[str, tuple[str, ...]]:
     """The metric and its segment."""
-    segment = None
+    segment: tuple[str, ...] = ()
     if isinstance(node, ast.Subscript):
-        column = node.slice.value if isinstance(node.slice, ast.Constant) else _dotted(node.slice)
-        if not isinstance(column, str):
-            raise _Wrong(_at(line, node.slice), "in brackets stands the name of one column")
-        node, segment = node.value, column
+        node, segment = node.value, _columns(line, node.slice)
     if (name := _dotted(node)) is None:
         raise _Wrong(_at(line, node), f"a gate begins with the name of a metric. {_FORM}.")
     if why := broken().get(name.removeprefix(_BASELINE)):
@@ -250,7 +265,9 @@ def _level(ending: re.Match[str]) -> float | None:
 def _senseless(gate: Gate) -> str:
     """Why a gate that can be read still means nothing, or ''."""
     measured_once = gate.metric in FACTS
-    if gate.segment is not None and measured_once and gate.metric not in BY_COLUMN:
+    if len(gate.segment) > 1 and gate.metric in BY_COLUMN:
+        return f"{gate.metric} is of one column at a time"
+    if gate.segment and measured_once and gate.metric not in BY_COLUMN:
         return f"{gate.metric} is one number, it has no segments"
     if gate.level is not None and (measured_once or gate.op == "=="):
         return f"{gate.metric if measured_once else '=='} has no bounds; leave out 'at'"
@@ -313,7 +330,7 @@ class _Case:
 
 def _fact(gate: Gate) -> str:
     """The name of what was measured once."""
-    return gate.metric if gate.segment is None else f"{gate.metric}[{gate.segment}]"
+    return f"{gate.metric}[{gate.segment[0]}]" if gate.segment else gate.metric
 
 
 def _measure(gate: Gate, case: _Case, level: float | None) -> tuple[Estimate, Estimate]:
@@ -348,9 +365,9 @@ def _check(gate: Gate, shown: Estimate, decides: Estimate, *notes: str) -> Check
     )
 
 # %% ../nbs/26_gates.ipynb #gates-worst
-def _worst(gate: Gate, case: _Case, segment: str) -> Check:
-    """The gate in the part of the column where it holds least."""
-    parts = split(case.scored, segment)
+def _worst(gate: Gate, case: _Case) -> Check:
+    """The gate in the part of the column, or of the crossing, where it holds least."""
+    parts = split(case.scored, *gate.segment)
     large = {label: case.part(rows) for label, rows in parts.items() if len(rows) >= MINIMUM_SEGMENT}
     small = f"{len(parts) - len(large)} of {len(parts)} parts have fewer than {MINIMUM_SEGMENT} rows"
     notes = [small] if len(large) < len(parts) else []
@@ -363,7 +380,7 @@ def _worst(gate: Gate, case: _Case, segment: str) -> Check:
         return Check(gate.subject, None, gate.threshold, False, warn=gate.warn, detail="; ".join(notes))
     distances = {label: _distance(gate, e) for label, e in valued.items()}
     worst = min(distances, key=lambda label: -math.inf if (d := distances[label]) is None else d)
-    found = f"worst {segment}: {worst}, {large[worst].scored.rows:,} rows"
+    found = f"worst {', '.join(gate.segment)}: {worst}, {large[worst].scored.rows:,} rows"
     return _check(gate, *_measure(gate, large[worst], gate.level or SHOWN_LEVEL), found, *notes)
 
 # %% ../nbs/26_gates.ipynb #gates-judge
@@ -388,12 +405,12 @@ def _fit(gates: Gates, scored: Scored, facts: Mapping[str, Any]) -> None:
         try:
             if gate.metric not in FACTS:
                 applicable(gate.metric.removeprefix(_BASELINE), scored.kind)
-                if gate.segment is not None:
-                    column(scored, gate.segment)
-            elif gate.segment is not None:
+                for name in gate.segment:
+                    column(scored, name)
+            elif gate.segment:
                 known = [name[len(gate.metric) + 1 : -1] for name in facts if name.startswith(f"{gate.metric}[")]
-                if known and gate.segment not in known:
-                    raise InvalidRequest(f"no column '{gate.segment}' was measured. {nearest(gate.segment, known)}")
+                if known and (name := gate.segment[0]) not in known:
+                    raise InvalidRequest(f"no column '{name}' was measured. {nearest(name, known)}")
         except InvalidRequest as e:
             line = gates.text.splitlines()[gate.line - 1]
             mistakes[gate.line] = _Wrong(len(line) - len(line.lstrip()), str(e))
@@ -407,8 +424,8 @@ def _judge(gate: Gate, case: _Case) -> Check:
         value, low, high = (alone.value, alone.low, alone.high) if alone else (None, None, None)
         detail = "skipped: there is no champion to compare with"
         return Check(gate.subject, value, gate.threshold, None, low, high, gate.warn, detail)
-    if gate.segment is not None and gate.metric not in FACTS:
-        return _worst(gate, case, gate.segment)
+    if gate.segment and gate.metric not in FACTS:
+        return _worst(gate, case)
     return _check(gate, *_measure(gate, case, gate.level or SHOWN_LEVEL))
 
 # %% ../nbs/26_gates.ipynb #gates-default

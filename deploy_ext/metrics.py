@@ -75,6 +75,11 @@ def _likelihood(place: int) -> Callable[[Scored], float]:
     return lambda s: need("sklearn.metrics").class_likelihood_ratios(*s.positive)[place]
 
 
+def _calibration_error(s: Scored) -> float:
+    """Naeini, Cooper and Hauskrecht 2015, with bins of as many rows as Nixon et al. 2019 advise."""
+    return FORMS["calibration_error"](s).value(np.ones(s.rows))
+
+
 _RATIOS = {
     "precision": "of the rows called so, the share that are",
     "recall": "of the rows that are so, the share found",
@@ -110,6 +115,15 @@ METRICS: dict[str, Metric] = {
         _sklearn("log_loss", "chances", "mean surprise at what happened, in nats", "log_loss", smaller=True),
         _sklearn(
             "brier_score", "chances", "mean squared distance from what happened", "brier_score_loss", smaller=True
+        ),
+        Metric(
+            "calibration_error",
+            "mean distance of probabilities from the shares that happen, in ten bins of as many rows",
+            _calibration_error,
+            KINDS[:2],
+            "probabilities",
+            greater_is_better=False,
+            cells=FORMS["calibration_error"],
         ),
         _sklearn(
             "d2_log_loss_score", "chances", "share of the log loss of the class shares removed", "d2_log_loss_score"
@@ -378,12 +392,12 @@ class Segment(Record):
     reason: str = ""
 
 
-def segments(name: str, scored: Scored, column: str, minimum: int = MINIMUM_SEGMENT) -> tuple[Segment, ...]:
-    """The metric of each part of `column`, worst first; parts without a value, or with too few rows for one, last."""
+def segments(name: str, scored: Scored, *columns: str, minimum: int = MINIMUM_SEGMENT) -> tuple[Segment, ...]:
+    """The metric of each part of the `columns`, worst first; parts without a value, or with too few rows, last."""
     metric, found = applicable(name, scored.kind), []
-    for part, rows in split(scored, column).items():
+    for part, rows in split(scored, *columns).items():
         few = f"fewer than {minimum} rows" if len(rows) < minimum else ""
         value, reason = (None, few) if few else _measure(metric, scored.take(rows))
-        found.append(Segment(column, part, value, len(rows), reason))
+        found.append(Segment(", ".join(columns), part, value, len(rows), reason))
     sign = 1 if metric.greater_is_better else -1
     return tuple(sorted(found, key=lambda s: (s.value is None, sign * (s.value or 0))))

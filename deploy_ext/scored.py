@@ -120,14 +120,22 @@ def _quarters(values: Any) -> Any:
     return need("pandas").Series(np.array(words, dtype=object)[place]).where(values.notna())
 
 
-def split(scored: Scored, name: str) -> dict[str, np.ndarray]:
-    """Positions of the rows for each value of the column `name`, or each quarter of a quantity (more than 10 values).
-
-    Rows without a value are the part "missing". Raises `InvalidRequest` if there is no such column.
-    """
+def _words(scored: Scored, name: str) -> Any:
+    """What part of the column each row is in, in words."""
     pd, values = need("pandas"), column(scored, name)
     numeric = pd.api.types.is_numeric_dtype(values) or pd.api.types.is_datetime64_any_dtype(values)
     if numeric and values.nunique() > 10:
         values = _quarters(values)
-    words = pd.Series(["missing" if gap else str(v) for v, gap in zip(values, values.isna(), strict=True)])
+    return pd.Series(["missing" if gap else str(v) for v, gap in zip(values, values.isna(), strict=True)])
+
+
+def split(scored: Scored, *names: str) -> dict[str, np.ndarray]:
+    """Positions of the rows for each value of a column, or each quarter of a quantity (more than 10 values).
+
+    Of several columns: for each crossing that occurs. Rows without a value are the part "missing". Raises
+    `InvalidRequest` if there is no such column.
+    """
+    words = _words(scored, names[0])
+    for name in names[1:]:
+        words = words + ", " + _words(scored, name)
     return {str(word): np.asarray(rows) for word, rows in words.groupby(words).indices.items()}

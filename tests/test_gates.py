@@ -33,7 +33,7 @@ def test_the_example_is_read():
     assert parse(EXAMPLE).gates == (
         Gate("roc_auc", ">=", 0.85),
         Gate("roc_auc", ">=", -0.005, champion=True, level=0.95),
-        Gate("f1", ">=", 0.5, segment="origin"),
+        Gate("f1", ">=", 0.5, segment=("origin",)),
         Gate("log_loss", "<=", 0.4),
         Gate("size_mb", "<=", 50.0),
         Gate("latency_ms.p99", "<=", 20.0),
@@ -47,14 +47,14 @@ GATES = st.builds(
     metric=st.sampled_from(sorted(words())),
     op=st.sampled_from(sorted(OPERATORS.values())),
     number=st.floats(allow_nan=False, allow_infinity=False),
-    segment=st.none() | st.text(),
+    segment=st.lists(st.text(), max_size=3, unique=True).map(tuple),
     champion=st.booleans(),
     level=st.none() | st.sampled_from([0.51, 0.57, 0.8, 0.95, 0.975, 0.99]),
     warn=st.booleans(),
 )
 
 
-SENSELESS = ("no segments", "no bounds", "compare ")
+SENSELESS = ("no segments", "one column at a time", "no bounds", "compare ")
 
 
 @settings(max_examples=300, deadline=None)
@@ -126,7 +126,7 @@ def test_all_mistakes_are_told_at_once_with_their_places():
         ("baseline.roc_acu >= 0", 1, "Did you mean 'baseline.roc_auc'?"),
         ("latency_ms.p95 <= 20", 1, "Did you mean 'latency_ms.p9"),
         ("f1['größe'] >= champio", 16, "Did you mean 'champion'?"),
-        ("f1[a, b] >= 1", 4, "the name of one column"),
+        ("f1[a, 0] >= 1", 7, "the name of a column"),
         ("roc_auc >= 0.85 at 95", 20, "'at 95%'"),
         ("roc_auc >= 0.85 at 0.95", 20, "'at 95%'"),
         ("roc_auc >= 0.85 at 100%", 20, "'at 95%'"),
@@ -361,3 +361,15 @@ def test_the_default_passes_a_good_model_and_refuses_a_trivial_or_worse_one(good
     assert results(good, None) == ["pass", "skip"]
     assert results(good, good) == ["pass", "pass"]
     assert results(trivial(good), good) == ["fail", "fail"]
+
+
+def test_the_worst_crossing_decides() -> None:
+    origin, month = np.repeat(["EWR", "JFK"], 400), np.tile(np.repeat([1, 2], 200), 2)
+    truth = np.tile([True, False], 400)
+    said = np.where((origin == "JFK") & (month == 2), ~truth, truth)
+    scored = Scored(truth, said, None, (False, True), pd.DataFrame({"origin": origin, "month": month}))
+    gates = parse("accuracy[origin] >= 0.5\naccuracy[origin,month] >= 0.5")
+    single, crossed = judge(gates, scored, champion=None, trivial=trivial(scored), facts={})
+    assert (single.value, single.passed) == (0.5, True)
+    assert (crossed.metric, crossed.value, crossed.passed) == ("accuracy[origin,month]", 0.0, False)
+    assert "worst origin, month: JFK, 2, 200 rows" in crossed.detail

@@ -1,9 +1,11 @@
 """scikit-learn's numbers under scikit-learn's names; bounds and differences against the bootstrap done literally."""
 
 import importlib
+import itertools
 import math
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -69,6 +71,20 @@ class Answers:
         return type("Tagged", (mixin, BaseEstimator), {})().__sklearn_tags__()
 
 
+def calibration_by_hand(s: Scored) -> float:
+    """Bin by bin: the share that happened against the mean probability, weighed by rows."""
+    if len(s.labels) > 2:
+        chance, hit = s.probabilities.max(axis=1), np.array(s.labels)[s.probabilities.argmax(axis=1)] == s.truth
+    else:
+        chance, hit = s.probabilities[:, -1], s.truth == np.array(s.labels)[-1]
+    borders, total = [-np.inf, *np.quantile(chance, np.linspace(0, 1, 11)[1:-1]), np.inf], 0.0
+    for low, high in itertools.pairwise(borders):
+        inside = (chance > low) & (chance <= high)
+        if inside.any():
+            total += inside.mean() * abs(hit[inside].mean() - chance[inside].mean())
+    return total
+
+
 def sklearn_direct(name: str, s: Scored) -> float:
     """scikit-learn called by hand, on the labels as they are."""
     positive = s.labels[-1] if s.labels else None
@@ -88,6 +104,8 @@ def sklearn_direct(name: str, s: Scored) -> float:
         codes = pd.Categorical(s.truth, categories=s.labels).codes
         function = {"brier_score": "brier_score_loss", "top_k_accuracy": "top_k_accuracy_score"}.get(name, name)
         return getattr(sk, function)(codes, s.probabilities, labels=np.arange(len(s.labels)))
+    if name == "calibration_error":  # scikit-learn has none
+        return calibration_by_hand(s)
     if name.endswith("likelihood_ratio"):
         return sk.class_likelihood_ratios(*both, labels=s.labels)[name.startswith("negative")]
     function = getattr(sk, name, None) or getattr(sk, f"{name}_score")
@@ -107,12 +125,24 @@ def test_values_are_those_of_scikit_learn(seed, rows, kind):
             assert found.value == pytest.approx(sklearn_direct(name, s), rel=1e-12, abs=1e-15), name
 
 
+def test_calibration_is_nothing_when_probabilities_are_true():
+    rng = np.random.default_rng(0)
+    chance = rng.random(200_000)
+    late = rng.random(200_000) < chance
+    true = Scored(late, chance > 0.5, np.c_[1 - chance, chance], (False, True))
+    sure = Scored(late, chance > 0.5, np.c_[chance < 0.5, chance >= 0.5].astype(float), (False, True))
+    assert score("calibration_error", true).value == pytest.approx(0, abs=0.01)
+    assert score("calibration_error", sure).value == pytest.approx(0.25, abs=0.01)
+    found: Any = interval("calibration_error", sure)
+    assert found.low < found.value < found.high < found.low + 0.01
+
+
 def test_every_supervised_scorer_has_its_name_here():
     clustering = {"rand_score", "adjusted_rand_score", "completeness_score", "homogeneity_score", "v_measure_score"}
     clustering |= {n for n in sk.get_scorer_names() if "mutual_info" in n or n == "fowlkes_mallows_score"}
     multilabel = {n for n in sk.get_scorer_names() if n.endswith("_samples")}
     theirs = {n.removeprefix("neg_") for n in sk.get_scorer_names()} - clustering - multilabel
-    assert set(METRICS) - theirs == {"cohen_kappa"}  # a function of theirs without a scorer
+    assert set(METRICS) - theirs == {"cohen_kappa", "calibration_error"}  # a function of theirs without a scorer
     assert theirs - set(METRICS) == set()
 
 
