@@ -28,6 +28,7 @@ from deploy_ext.metrics import (
     suggestion,
     table,
 )
+from .quality import WORDS as DATA
 from .records import Check, Record, cell
 from .scored import Scored, column, split
 
@@ -39,8 +40,9 @@ FACTS = {
     "latency_ms.p99": "99 of 100 single-row predictions are faster, in milliseconds",
     "drift.share": "share of the input columns that have drifted from the training data",
 }
-BY_COLUMN = {f"drift.{name}": f"drift, worst input or one column: {meaning}" for name, meaning in DRIFT.items()}
-FACTS |= BY_COLUMN
+FACTS |= {f"data.{name}": f"held-out data: {meaning}" for name, meaning in DATA.items()}
+FACTS |= {f"drift.{name}": f"drift, worst input or one column: {meaning}" for name, meaning in DRIFT.items()}
+BY_COLUMN = {"data.leak", *(f"drift.{name}" for name in DRIFT)}
 _BASELINE = "baseline."
 
 

@@ -16,6 +16,7 @@ from .drift import Drift, compare
 from .gates import DEFAULT, Gates, parse
 from .making import source
 from .profile import Profile, measure
+from .quality import inspect
 from .records import Version, cell
 from .registry import CHAMPION, Registry
 from .scored import Scored
@@ -24,7 +25,7 @@ from .table import as_frame
 
 # %% auto #0
 __all__ = ['LATENCY_ROWS', 'LATENCY_SECONDS', 'rules', 'truth_of', 'readable', 'rows', 'scored', 'champion_of', 'beside', 'facts',
-           'moved', 'drifts', 'allowed']
+           'moved', 'asked', 'allowed']
 
 # %% ../nbs/48_judging.ipynb #judging-rules-code
 def rules(name: str, file: Path | None, kind: str) -> Gates:
@@ -120,9 +121,14 @@ def moved(bundle: Bundle, data: Any, partly: bool = False) -> Drift:
     return compare(stored, current)
 
 
-def drifts(runtime: Runtime, rows: Any, case: Scored) -> dict[str, float | str]:
-    """What gates can say of how far the judged rows, and the answers to them, are from those of the training data."""
-    return compare(runtime.bundle.profile, measure(as_frame(rows), case.prediction)).facts()
+def asked(gates: Gates, runtime: Runtime, rows: Any, case: Scored) -> dict[str, float | str]:
+    """What the `gates` ask about the judged rows: how they are, and how far from those of the training data."""
+    frame, told = as_frame(rows), {}
+    if gates.speaks_of("data"):
+        told |= inspect(frame, case.truth, case.labels).facts()
+    if gates.speaks_of("drift"):
+        told |= compare(runtime.bundle.profile, measure(frame, case.prediction)).facts()
+    return told
 
 # %% ../nbs/48_judging.ipynb #judging-allowed-code
 def allowed(version: Version, gates: Gates, judged: set[str | None]) -> None:

@@ -41,9 +41,9 @@ from .grammar import Arg, Command, command
 from .journal import forget, moment, read
 from deploy_ext.judging import (
     allowed,
+    asked,
     beside,
     champion_of,
-    drifts,
     facts,
     moved,
     readable,
@@ -235,9 +235,7 @@ def validate(
             step("score")
             given = rows(contract, champion and _open(registry, champion).contract, features)
             case = scored(runtime, given, features, truth)
-            measured = facts(runtime, given, load_ms) | (
-                drifts(runtime, given, case) if gating.speaks_of("drift") else {}
-            )
+            measured = facts(runtime, given, load_ms) | asked(gating, runtime, given, case)
         other = champion and beside(registry, champion, contract, features, truth)
         step("judge")
         checks = judge(gating, case, champion=other, trivial=trivial(case), facts=measured)
