@@ -508,6 +508,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'deploy_ext.magics.split': ('magics.html#split', 'deploy_ext/magics.py'),
                                    'deploy_ext.magics.unload': ('magics.html#unload', 'deploy_ext/magics.py')},
             'deploy_ext.making': { 'deploy_ext.making._answering': ('making.html#_answering', 'deploy_ext/making.py'),
+                                   'deploy_ext.making._looked_over': ('making.html#_looked_over', 'deploy_ext/making.py'),
                                    'deploy_ext.making._sample': ('making.html#_sample', 'deploy_ext/making.py'),
                                    'deploy_ext.making.fitted_on': ('making.html#fitted_on', 'deploy_ext/making.py'),
                                    'deploy_ext.making.here': ('making.html#here', 'deploy_ext/making.py'),

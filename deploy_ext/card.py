@@ -71,11 +71,13 @@ class Expected(Record):
     seen: str
     usual: str
     missing: float | None  # share of the training rows, 0 to 1
+    personal: str = ""  # what kind of personal data it seems to hold
 
     def _rows(self) -> list[dict[str, Any]]:
         share = None if self.missing is None else f"{self.missing:.1%}"
         told = {"column": self.column, "type": self.type, "required": self.required, "allowed": self.allowed}
-        return [{**told, "seen in training": self.seen, "usual": self.usual, "missing in training": share}]
+        told |= {"seen in training": self.seen, "usual": self.usual, "missing in training": share}
+        return [{**told, "personal data": self.personal}]
 
 
 def _span(low: Any, high: Any) -> str:
@@ -84,7 +86,9 @@ def _span(low: Any, high: Any) -> str:
 
 
 def expected(column: Column, measured: ColumnProfile) -> Expected:
-    """What the contract and the profile say of one column. `usual` is the middle half, or the most frequent values."""
+    """What the contract and the profile say of one column. `usual` is the middle half, or the most frequent values.
+
+    Of a column that seems to hold personal data no value is told."""
     few = ", ".join(map(str, (column.categories or ())[:8])) + (", ..." if len(column.categories or ()) > 8 else "")
     seen = _span(column.low, column.high) or (f"{len(column.categories)} values: {few}" if column.categories else "")
     law = _span(column.minimum, column.maximum) or ("the values seen in training" if column.only else "any")
@@ -92,7 +96,8 @@ def expected(column: Column, measured: ColumnProfile) -> Expected:
     most = ", ".join(f"{value} {count / present:.0%}" for value, count in list(measured.counts.items())[:3])
     usual = _span(column.quantiles[2], column.quantiles[4]) if len(column.quantiles) == len(QUANTILES) else most
     share = measured.missing / measured.n if measured.n else None
-    return Expected(column.name, column.kind[0], not column.nullable, law, seen, usual, share)
+    seen, usual = ("not shown", "not shown") if measured.personal else (seen, usual)
+    return Expected(column.name, column.kind[0], not column.nullable, law, seen, usual, share, measured.personal)
 
 # %% ../nbs/42_card.ipynb #card-parts-code
 @dataclass(frozen=True, repr=False)

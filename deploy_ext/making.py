@@ -6,19 +6,21 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .bundle import Bundle, answer, make_example, seal
+from .bundle import Answers, Bundle, answer, make_example, seal
 from .capture import Capture, capture
 from .compile import WANTED, compile
 from .contract import Contract
 from .core import InvalidRequest, nearest, settings
 from .flavors import save_flavor, sign
 from .inputs import SOURCE
-from .profile import measure
+from .profile import Profile, measure
+from .quality import personal
 from .table import Fault, as_frame, violated
 from .trust import Serialization, serialization
 
@@ -107,6 +109,13 @@ def make(
         code = known.needs.copy(folder.with_name(f".{folder.name}"))  # no model is called so
         loads = save_flavor(model, folder, contract, asked[:5], list(known.needs.requirements), how, code)
     answering = _answering(model, contract, asked, folder, loads, runtime)
-    profile, example = measure(features, answers.prediction), make_example(contract, asked, answers)
+    profile, example = _looked_over(features, answers), make_example(contract, asked, answers)
     parts: Any = {"serialization": how, "contract": contract, "profile": profile, "example": example}
     return seal(folder, name=folder.name, runtime=answering, **parts), known
+
+
+def _looked_over(features: Any, answers: Answers) -> Profile:
+    """The profile of the training data, which names the columns with personal data."""
+    profile, frame = measure(features, answers.prediction), dict(as_frame(features).items())
+    marked = [replace(c, personal=personal(frame[c.name]) if c.role == "input" else "") for c in profile.columns]
+    return Profile(tuple(marked))

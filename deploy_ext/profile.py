@@ -172,6 +172,7 @@ class ColumnProfile(Record):
     counts: dict[str, int] = field(default_factory=dict)
     other: int = 0
     role: str = "input"  # or prediction
+    personal: str = ""  # what kind of personal data it seems to hold, if somebody has looked
 
     def merge(self, part: ColumnProfile) -> ColumnProfile:
         """The profile of both. A merged count is low by at most the smallest count that either part kept."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core import InvalidRequest
+from .core import InvalidRequest, need
 from .records import Record, cell
 from .table import as_frame
 
@@ -179,9 +179,7 @@ def inspect(data: Any, truth: Any, labels: tuple[Any, ...] = ()) -> Quality:
     """What is to know about features (see `contract.as_frame`) and their truth, one value a row.
 
     labels: the classes; none for a regression. Raises `InvalidRequest` when the rows are not as many as the truths."""
-    import pandas as pd
-    from pandas.util import hash_pandas_object
-
+    pd: Any = need("pandas")
     frame, target = as_frame(data).reset_index(drop=True), _numbers(truth, labels)
     if len(frame) != len(target):
         raise InvalidRequest(f"{len(frame):,} rows and {len(target):,} truths. Give one truth a row.")
@@ -191,10 +189,9 @@ def inspect(data: Any, truth: Any, labels: tuple[Any, ...] = ()) -> Quality:
     for name, column in frame.items():
         found = explained(column, target), int(column.nunique()), float(column.isna().mean())
         columns.append(ColumnQuality(str(name), *found, personal(column)))
-    rows: Any = hash_pandas_object(frame, index=False)
+    rows = pd.util.hash_pandas_object(frame, index=False)
     said = pd.Series(np.asarray(truth)).factorize()[0]
     copies = pd.DataFrame({"row": rows, "truth": said})
-    answers = copies.groupby("row")["truth"].nunique()
-    conflicts = float(rows.map(answers > 1).mean())
+    conflicts = float((copies.groupby("row")["truth"].transform("nunique") > 1).mean())
     rarest = float(min(target.mean(axis=0))) if labels else None
     return Quality(tuple(columns), len(frame), float(copies.duplicated().mean()), conflicts, rarest)

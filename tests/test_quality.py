@@ -12,6 +12,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 from stories import COLUMNS, flights
 
 import deploy_ext
@@ -129,3 +133,17 @@ def test_gates_on_the_data(story: Path) -> None:
     verdict = deploy_ext.validate("flights/1", doubled, "late", gates=gates)
     assert [check.passed for check in verdict.checks] == [False, True, True, True]
     assert verdict.checks[0].value == pytest.approx(0.5, abs=0.05) and set(COLUMNS) <= set(data)
+
+
+def test_the_card_names_columns_of_persons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPLOY_EXT_PROJECT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    frame = flights(1)
+    frame["contact"] = [f"p{i % 7}@example.org" for i in range(len(frame))]
+    encode = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["contact"]), remainder="passthrough")
+    model = make_pipeline(encode, LogisticRegression()).fit(frame[["dep_delay", "contact"]], frame["late"])
+    deploy_ext.register(model, "visits", frame[["dep_delay", "contact"]], frame["late"])
+    card: Any = deploy_ext.report("visits/1")
+    assert {c.column: c.personal for c in card.columns} == {"dep_delay": "", "contact": "e-mail address"}
+    told = "".join(column._repr_html_() for column in card.columns)
+    assert "e-mail address" in told and "not shown" in told and "example.org" not in told
