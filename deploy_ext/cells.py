@@ -161,15 +161,15 @@ def _squared_distance(s: Scored) -> np.ndarray:
 
 
 def _calibration_gaps(s: Scored) -> np.ndarray:
-    """What happened minus the probability given to it, each row in the line of its bin: ten bins of as many rows.
+    """What happened minus the probability given to it, each row in the line of its bin: 0 to 0.1, 0.1 to 0.2, ...
 
     The event is the positive class; of several classes it is that the likeliest one is the truth."""
     if len(s.labels) > 2:
         chance, happened = s.probabilities.max(axis=1), s.probabilities.argmax(axis=1) == s.codes[0]
     else:
         chance, happened = s.probabilities[:, -1], s.positive[0]
-    borders = np.quantile(chance, np.arange(0.1, 1, 0.1))
-    return (happened - chance) * (np.searchsorted(borders, chance) == np.arange(10)[:, None])
+    bins = np.searchsorted(np.arange(1, 10) / 10, chance, side="right")
+    return (happened - chance) * (bins == np.arange(10)[:, None])
 
 
 def _summed(means: np.ndarray) -> float:

@@ -76,7 +76,7 @@ def _likelihood(place: int) -> Callable[[Scored], float]:
 
 
 def _calibration_error(s: Scored) -> float:
-    """Naeini, Cooper and Hauskrecht 2015, with bins of as many rows as Nixon et al. 2019 advise."""
+    """The expected calibration error: Naeini, Cooper and Hauskrecht 2015."""
     return FORMS["calibration_error"](s).value(np.ones(s.rows))
 
 
@@ -118,7 +118,7 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "calibration_error",
-            "mean distance of probabilities from the shares that happen, in ten bins of as many rows",
+            "mean distance of probabilities from the shares that happen, by tenths of probability",
             _calibration_error,
             KINDS[:2],
             "probabilities",

@@ -141,7 +141,7 @@ def test_tab_over_the_protocol(opened: Kernel, tmp_path: Path) -> None:
     assert opened.run("[name for name in ('mlflow', 'pandas', 'sklearn') if name in sys.modules]").text == "[]"
     opened.run(START)
     offers = {
-        "%deploy ": ["register", "gates", "validate"],
+        "%deploy ": ["register", "gates", "metrics", "validate"],
         "v = %deploy reg": ["register"],
         "x = 1\nfor i in x:\n    v = %deploy reg|\nprint(v)": ["register"],
         "%deploy register --purpose 'a b' mo": ["model"],

@@ -77,9 +77,9 @@ def calibration_by_hand(s: Scored) -> float:
         chance, hit = s.probabilities.max(axis=1), np.array(s.labels)[s.probabilities.argmax(axis=1)] == s.truth
     else:
         chance, hit = s.probabilities[:, -1], s.truth == np.array(s.labels)[-1]
-    borders, total = [-np.inf, *np.quantile(chance, np.linspace(0, 1, 11)[1:-1]), np.inf], 0.0
+    borders, total = [-np.inf, *(k / 10 for k in range(1, 10)), np.inf], 0.0
     for low, high in itertools.pairwise(borders):
-        inside = (chance > low) & (chance <= high)
+        inside = (chance >= low) & (chance < high)
         if inside.any():
             total += inside.mean() * abs(hit[inside].mean() - chance[inside].mean())
     return total
