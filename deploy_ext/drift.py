@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core import InvalidRequest, need
+from .core import ContractViolated, InvalidRequest, need, pick
 from .profile import ColumnProfile, Histogram, Profile, measure
 from .records import Record, cell
 from .table import as_frame
+from .values import numbers
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['DECILES', 'LEAST', 'OTHER', 'MINIMUM', 'MOVED', 'ALARMS', 'WORDS', 'SAMPLE', 'SEED', 'ks', 'wasserstein', 'psi', 'js',
+__all__ = ['DECILES', 'LEAST', 'MINIMUM', 'MOVED', 'ALARMS', 'WORDS', 'SAMPLE', 'SEED', 'ks', 'wasserstein', 'psi', 'js',
            'chi2_p', 'ColumnDrift', 'compare_column', 'Drift', 'compare', 'windows', 'Joint', 'joint']
 
 # %% ../nbs/21_drift.ipynb #drift-curves-code
@@ -70,7 +71,6 @@ def wasserstein(a: Histogram, b: Histogram) -> float:
 # %% ../nbs/21_drift.ipynb #drift-shares-code
 DECILES = 10
 LEAST = 1e-4  # no share counts as less
-OTHER = "\x00other"  # values that a profile did not count one by one
 
 
 def psi(p: np.ndarray, q: np.ndarray) -> float:
@@ -107,8 +107,8 @@ def _binned(a: Histogram, b: Histogram) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _counted(a: ColumnProfile, b: ColumnProfile) -> tuple[np.ndarray, np.ndarray]:
-    names = [*dict.fromkeys([*a.counts, *b.counts]), OTHER]
-    one, two = (np.array([(c.counts | {OTHER: c.other}).get(n, 0) for n in names], float) for c in (a, b))
+    names = dict.fromkeys([*a.counts, *b.counts])
+    one, two = (np.array([*(c.counts.get(n, 0) for n in names), c.other], float) for c in (a, b))
     some = (one > 0) | (two > 0)
     return one[some], two[some]
 
@@ -164,7 +164,7 @@ class ColumnDrift(Record):
 def compare_column(reference: ColumnProfile, current: ColumnProfile) -> ColumnDrift:
     """How far `current` is from `reference`, taken by itself: `drifted` is decided among all columns.
 
-    Raises `InvalidRequest` if one has numbers and the other has not."""
+    Raises `ContractViolated` if one has numbers and the other has not."""
     told = ColumnDrift(reference.name, role=reference.role)
     values = [c.n - c.missing for c in (reference, current)]
     if min(reference.n, current.n) >= MINIMUM:
@@ -175,7 +175,7 @@ def compare_column(reference: ColumnProfile, current: ColumnProfile) -> ColumnDr
         return replace(told, p=_chance_missing(reference, current)) if told.missing else told
     a, b = reference.histogram, current.histogram
     if (a is None) != (b is None):
-        raise InvalidRequest(f"column '{told.column}' was {reference.type} and is {current.type}. Validate the data.")
+        raise ContractViolated(f"column '{told.column}' was {reference.type} in training and is {current.type} here.")
     chances = [_chance_missing(reference, current)] if reference.missing or current.missing else []
     if a and b:
         one, two = _binned(a, b)
@@ -231,10 +231,7 @@ class Drift(Record):
     rows: int
 
     def __getitem__(self, name: str) -> ColumnDrift:
-        found = {c.column: c for c in self.columns}
-        if name not in found:
-            raise InvalidRequest(f"no column '{name}' was compared. There are {', '.join(found)}.", column=name)
-        return found[name]
+        return pick({c.column: c for c in self.columns}, name, f"no column '{name}' was compared.")
 
     @property
     def drifted(self) -> tuple[str, ...]:
@@ -270,10 +267,11 @@ class Drift(Record):
 
 
 def compare(reference: Profile, current: Profile) -> Drift:
-    """How far `current` has moved from `reference`. Raises `InvalidRequest` if their columns are not the same."""
+    """How far `current` has moved from `reference`. Raises `ContractViolated` if their columns are not the same."""
     known = {c.name: c for c in current.columns}
     if lacking := [c.name for c in reference.columns if c.name not in known and c.role == "input"]:
-        raise InvalidRequest(f"the data has no column {', '.join(map(repr, lacking))}, which the model was trained on.")
+        told = f"the data has no column {', '.join(map(repr, lacking))}, which the model was trained on"
+        raise ContractViolated(f"{told}. Give all of its columns.")
     columns = [compare_column(c, known[c.name]) for c in reference.columns if c.name in known]
     return Drift(_decided(columns), reference.n, current.n)
 
@@ -336,7 +334,7 @@ def joint(reference: Any, data: Any) -> Joint:
         raise InvalidRequest(f"{few} rows are too few to compare, {MINIMUM} are needed on both sides.")
     size = min(SAMPLE, *map(len, sides))
     table = pd.concat([side.sample(size, random_state=SEED) for side in sides], ignore_index=True)
-    matrix = np.column_stack([_numbers(column) for _, column in table.items()])
+    matrix = np.column_stack([_splittable(column) for _, column in table.items()])
     new = np.repeat([0, 1], size)
     train = np.random.default_rng(SEED).permutation(2 * size) % 2 == 0
     model = need("sklearn.ensemble").HistGradientBoostingClassifier(max_iter=50, random_state=SEED)
@@ -348,12 +346,10 @@ def joint(reference: Any, data: Any) -> Joint:
     return Joint(auc, p, len(truth), tuple(str(table.columns[i]) for i in order[:3]))
 
 
-def _numbers(column: pd.Series) -> np.ndarray:
-    """A column as numbers that a tree can split: those that it has, times as seconds, else a code for each value."""
-    if column.dtype.kind in "iufb":
-        return column.to_numpy(float, na_value=np.nan)
-    if column.dtype.kind == "M":
-        return column.astype("int64").where(column.notna()).to_numpy(float, na_value=np.nan)
+def _splittable(column: pd.Series) -> np.ndarray:
+    """A column as numbers that a tree can split: those that it has, else a code for each value."""
+    if (found := numbers(column)) is not None:
+        return found
     codes = column.factorize(sort=False)[0].astype(float)
     return np.where(codes < 0, np.nan, codes)
 

@@ -338,7 +338,7 @@ def _fact(gate: Gate) -> str:
 def _measure(gate: Gate, case: _Case, level: float | None) -> tuple[Estimate, Estimate]:
     """What is shown and what decides, with bounds at `level` (None: without bounds)."""
     if gate.metric in FACTS:
-        value = case.facts.get(_fact(gate), "it was not measured")
+        value = case.facts.get(_fact(gate), math.nan)
         known = not isinstance(value, str) and math.isfinite(value)
         reason = value if isinstance(value, str) else "" if known else "it was not measured"
         fact = Estimate(gate.metric, float(value) if known else None, reason=reason)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # %% auto #0
-__all__ = ['FIRST', 'LAST', 'PATIENCE', 'moment', 'read', 'forget']
+__all__ = ['FIRST', 'LAST', 'PATIENCE', 'moment', 'read', 'altered', 'forget']
 
 # %% ../nbs/38_journal.ipynb #journal-since-code
 _SPANS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -61,12 +61,17 @@ FIRST = ["time", "request_id", "prediction_id", "version", "key_id"]
 LAST = ["outcome", "outcome_time", "flags", "latency_ms"]
 
 
+def _nanoseconds(when: datetime) -> int:
+    """Since 1970; exact, which the float of `timestamp()` is not."""
+    return (when - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1) * 1000
+
+
 def read(folder: Path, since: datetime | None = None, until: datetime | None = None) -> pd.DataFrame:
     """What was answered from `since` until before `until`, in the order of time.
 
     Columns: time (UTC), request_id, prediction_id, version, key_id, the inputs, prediction, probability_<label>,
     outcome and outcome_time where feedback was given, flags (text), latency_ms."""
-    first, last = (None if when is None else int(when.timestamp() * 1e9) for when in (since, until))
+    first, last = (None if when is None else _nanoseconds(when) for when in (since, until))
     tables = [_shown(folder, name, rows) for name, rows in _tables(folder, first, last)]
     found = together(tables) if tables else _empty()
     frame = found.select([*FIRST, *(n for n in found.column_names if n not in (*FIRST, *LAST)), *LAST]).to_pandas()
@@ -76,6 +81,18 @@ def read(folder: Path, since: datetime | None = None, until: datetime | None = N
     if not frame["time"].is_monotonic_increasing:
         frame = frame.sort_values("time", kind="stable", ignore_index=True)
     return frame
+
+
+def altered(folder: Path) -> set[str]:
+    """The columns of which some values are not written as they came, but hashed or rounded."""
+    found: set[str] = set()
+    for path in folder.glob("*.json"):
+        if known := manifest(path):
+            found.update(known.hashed, known.rounded)
+    for path in folder.glob(f"*{RAW}"):
+        if segment := read_segment(path):
+            found.update(segment.head.hashed, segment.head.rounded)
+    return found
 
 
 def _tables(folder: Path, first: int | None = None, last: int | None = None) -> Iterator[tuple[str, pa.Table]]:

@@ -112,12 +112,11 @@ def facts(runtime: Runtime, rows: Any, load_ms: float) -> dict[str, float]:
 def moved(bundle: Bundle, data: Any, partly: bool = False) -> Drift:
     """How far `data` has moved from what the version was trained on; `partly`: it may lack some of the columns.
 
-    Raises `InvalidRequest`."""
+    Raises `ContractViolated`."""
     stored, frame = bundle.profile, as_frame(data)
     current = measure(frame[[c.name for c in stored.columns if c.name in frame]])
     if partly:
-        numeric = {c.name: c.histogram is not None for c in current.columns}
-        stored = Profile(tuple(c for c in stored.columns if numeric.get(c.name) == (c.histogram is not None)))
+        stored = Profile(tuple(c for c in stored.columns if c.name in frame))
     return compare(stored, current)
 
 

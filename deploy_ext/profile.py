@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .contract import as_frame
-from .core import InvalidRequest, digest, nearest
+from .core import InvalidRequest, digest, pick
 from .records import Record, cell
-from .values import kind_of
+from .values import kind_of, numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -214,19 +214,14 @@ def profile_column(values: pd.Series, role: str = "input") -> ColumnProfile:
     present = values.dropna()
     kind = kind_of(present) if len(present) else "string"
     if kind in ("float", "int", "datetime"):
-        numbers = _seconds(present) if kind == "datetime" else present.to_numpy(float)
-        numbers = numbers[np.isfinite(numbers)]
-        found = histogram(numbers) if len(numbers) else None
-        return ColumnProfile(str(values.name), kind, len(values), len(values) - len(numbers), found, role=role)
+        found = numbers(present)
+        finite = present.to_numpy(float) if found is None else found  # None: numbers in a column of objects
+        finite = finite[np.isfinite(finite)]
+        bins = histogram(finite) if len(finite) else None
+        return ColumnProfile(str(values.name), kind, len(values), len(values) - len(finite), bins, role=role)
     counts, other = _top(Counter({_key(v): int(n) for v, n in present.value_counts().items() if n}))
     missing = len(values) - len(present)
     return ColumnProfile(str(values.name), kind, len(values), missing, counts=counts, other=other, role=role)
-
-
-def _seconds(moments: pd.Series) -> np.ndarray:
-    """Datetimes as seconds since 1970, UTC where they have a zone."""
-    plain = moments.dt.tz_convert(None) if moments.dt.tz is not None else moments
-    return plain.to_numpy("datetime64[us]").astype("int64") / 1e6
 
 
 def _key(value: Any) -> str:
@@ -243,10 +238,7 @@ class Profile(Record):
     columns: tuple[ColumnProfile, ...]
 
     def __getitem__(self, name: str) -> ColumnProfile:
-        found = {c.name: c for c in self.columns}
-        if name not in found:
-            raise InvalidRequest(f"there is no column '{name}' in this profile. {nearest(name, found)}", column=name)
-        return found[name]
+        return pick({c.name: c for c in self.columns}, name, f"there is no column '{name}' in this profile.")
 
     @property
     def n(self) -> int:

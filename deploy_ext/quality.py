@@ -16,6 +16,7 @@ import numpy as np
 from .core import InvalidRequest, need
 from .records import Record, cell
 from .table import as_frame
+from .values import numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,11 +33,10 @@ SEED = 0
 
 def _codes(column: pd.Series) -> np.ndarray:
     """The bin of each value: values of their own where there are few, else steps of equal size; one for the missing."""
-    if column.dtype.kind in "iufM" and column.nunique() > BINS:
-        numbers = column.astype("int64").to_numpy(float) if column.dtype.kind == "M" else column.to_numpy(float)
-        numbers = np.where(column.notna(), numbers, np.nan)
-        borders = np.unique(np.nanquantile(numbers, np.linspace(0, 1, BINS)[1:-1]))
-        return np.where(np.isnan(numbers), 0, np.searchsorted(borders, numbers) + 1)
+    found = numbers(column)
+    if found is not None and column.nunique() > BINS:
+        borders = np.unique(np.nanquantile(found, np.linspace(0, 1, BINS)[1:-1]))
+        return np.where(np.isnan(found), 0, np.searchsorted(borders, found) + 1)
     return column.factorize()[0] + 1
 
 
@@ -94,7 +94,7 @@ _VALUES: dict[str, tuple[re.Pattern[str], Callable[[str], bool]]] = {  # a patte
     "card number": (re.compile(r"\d{4}(?:[ -]?\d){9,15}"), _luhn),
     "national id": (re.compile(r"(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}"), bool),  # US social security
     "phone number": (re.compile(r"(?:\+|00)[1-9]\d{0,2}[ ./-]?(?:\(\d+\)[ ./-]?)?\d(?:[ ./-]?\d){5,12}"), bool),
-    "IP address": (re.compile(r"\d{1,3}(?:\.\d{1,3}){3}|[0-9a-fA-F:]*:[0-9a-fA-F:]*:[0-9a-fA-F:.]*"), _address),
+    "IP address": (re.compile(r"[0-9a-fA-F:.]{3,45}"), _address),
 }
 _NAMES = {
     "e-mail address": r"e_?mail",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'FORMAT', 'ModelRef', 'cell', 'text_table', 'html_table', 'plain', 'Record', 'Check', 'Verdict', 'Version',
-           'Event', 'Endpoint', 'Listing']
+           'Event', 'Endpoint', 'Listing', 'Plot']
 
 # %% ../nbs/01_records.ipynb #records-imports
 import dataclasses
@@ -374,3 +374,29 @@ class Listing(Record, Sequence):
 
     def _notes(self) -> str:
         return self.notes
+
+# %% ../nbs/01_records.ipynb #records-plot-code
+@dataclass(frozen=True, repr=False)
+class Plot(Record):
+    """A drawing as data. kind: `bars` (named values), `lines` or `points`; series: name -> (x values, y values).
+
+    guide: where a line is drawn to compare with, on the axis of the values; `diagonal`: the line x = y, too.
+    """
+
+    title: str
+    kind: str
+    x: str
+    y: str
+    series: dict[str, tuple[tuple[Any, ...], tuple[float, ...]]]
+    guide: float | None = None
+    diagonal: bool = False
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {"series": name, self.x or "x": x, self.y or "y": y}
+            for name, points in self.series.items()
+            for x, y in zip(*points, strict=True)
+        ]
+
+    def _title(self) -> str:
+        return self.title

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['short', 'limits', 'has_zone', 'read', 'kind_of', 'dtype_text', 'dtype_of', 'items', 'wire', 'array']
+__all__ = ['short', 'limits', 'has_zone', 'read', 'kind_of', 'dtype_text', 'dtype_of', 'items', 'wire', 'numbers', 'array']
 
 # %% ../nbs/07_values.ipynb #values-short-code
 def short(value: Any) -> Any:
@@ -207,6 +207,17 @@ def wire(values: pd.Series) -> list[Any]:
         return value.item() if isinstance(value, np.generic) else value
 
     return [one(v) for v in items(values)]
+
+
+def numbers(values: pd.Series) -> np.ndarray | None:
+    """A column of numbers or datetimes as n doubles, NaN where missing; None for a column of anything else.
+
+    Datetimes are seconds since 1970, UTC where they have a zone."""
+    if values.dtype.kind == "M":
+        plain = values.dt.tz_convert(None) if values.dt.tz is not None else values
+        moments = plain.to_numpy("datetime64[us]")
+        return np.where(np.isnat(moments), np.nan, moments.astype("int64") / 1e6)
+    return values.to_numpy(float, na_value=np.nan) if values.dtype.kind in "iuf" else None
 
 # %% ../nbs/07_values.ipynb #values-array-code
 _NULLABLE = {f"{sign}int{bits}": f"{sign.upper()}Int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}

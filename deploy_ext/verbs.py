@@ -38,7 +38,7 @@ from .drift import Drift
 from .flavors import predictor
 from .gates import Gates, judge, parse, words
 from .grammar import Arg, Command, command
-from .journal import forget, moment, read
+from .journal import altered, forget, moment, read
 from deploy_ext.judging import (
     allowed,
     asked,
@@ -517,20 +517,21 @@ def drift(
 ) -> Drift:
     """Show how far data has moved from what a version was trained on, column by column.
 
-    Raises `InvalidRequest` when there is no such data, or a column that the model was trained on is not there.
+    Raises `InvalidRequest` when there is no such data, `ContractViolated` when a column lacks or holds other values.
     """
     registry = _registry()
-    ref = ModelRef.parse(name)
-    known = registry.aliases(ref.name)
-    champion = CHAMPION in known and not (ref.alias or ref.version)
-    version = registry.version(f"{ref.name}/{known[CHAMPION]}") if champion else _candidate(registry, name)
+    version = registry.version(name)
     bundle = _open(registry, version)
     if data is not None:
         if since or until:
             raise InvalidRequest("--since and --until are about the journal. Leave them out, or leave out --data.")
         return moved(bundle, readable(bundle.contract, data))
-    rows = journal(ref.name, since, until)
-    return moved(bundle, rows[rows["version"] == version.version], partly=True)
+    answered = journal(version.name, since, until)
+    answered = answered[answered["version"] == version.version]
+    if answered.empty:
+        raise InvalidRequest(f"nobody has asked {version} anything in this time, as far as the journal knows.")
+    kept = answered.drop(columns=list(altered(_journal_folder(version.name))), errors="ignore")
+    return moved(bundle, kept, partly=True)
 
 # %% ../nbs/50_verbs.ipynb #verbs-history-code
 @verb

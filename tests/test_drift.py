@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from deploy_ext.core import InvalidRequest
+from deploy_ext.core import ContractViolated, InvalidRequest
 from deploy_ext.drift import ALARMS, MINIMUM, compare, joint, ks, psi, wasserstein, windows
 from deploy_ext.profile import Histogram, Profile, histogram, measure
 
@@ -76,6 +76,14 @@ def test_any_numbers(one: list[float], two: list[float]) -> None:
         assert 0 <= found.ks <= 1 and 0 <= found.p <= 1 and found.psi >= 0 and not math.isnan(found.wasserstein or 0)
 
 
+def by_hand(one: list[Any], two: list[Any]) -> float:
+    shares: list[Any] = [
+        pd.Series([v for v in side if v is not None]).value_counts(normalize=True) for side in (one, two)
+    ]
+    names = set(shares[0].index) | set(shares[1].index)
+    return psi(*(np.array([float(share.get(name, 0.0)) for name in names]) for share in shares))
+
+
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "d", None, "\x00other"]), min_size=100, max_size=300)
 
 
@@ -85,6 +93,7 @@ def test_any_words(one: list[Any], two: list[Any]) -> None:
     found = compare(*(measure(pd.DataFrame({"x": values}, dtype="str")) for values in (one, two)))["x"]
     if found.psi is not None:
         assert 0 <= (found.js or 0) <= 1 and found.psi >= 0 and 0 <= (found.p or 0) <= 1
+        assert found.psi == pytest.approx(by_hand(one, two), abs=1e-12)
         assert set(found.fresh) == {str(v) for v in two if v} - {str(v) for v in one if v}
 
 
@@ -146,9 +155,9 @@ def test_halves_merge_into_the_whole() -> None:
 
 def test_bad_input_is_told() -> None:
     stored = measure(pd.DataFrame({"x": RNG.normal(size=200), "y": 1}))
-    with pytest.raises(InvalidRequest, match="no column 'y'"):
+    with pytest.raises(ContractViolated, match="no column 'y'"):
         compare(stored, measure(pd.DataFrame({"x": RNG.normal(size=200)})))
-    with pytest.raises(InvalidRequest, match="was float and is string"):
+    with pytest.raises(ContractViolated, match="was float in training and is string"):
         compare(stored, measure(pd.DataFrame({"x": ["a"] * 200, "y": 1})))
     with pytest.raises(InvalidRequest, match="no column 'at'"):
         list(windows(stored, pd.DataFrame({"x": [1.0]}), "at"))

@@ -174,8 +174,8 @@ class Limits(Protocol):
             self.cycle.begin()
 
     def _brief(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Is it an ordinary POST with a small body, and is nothing before it still to be answered or read?"""
-        free = (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+        """Is it an ordinary POST with a small body, the first in its packet, and is nothing before it unanswered?"""
+        free = self.chunk > 0 and (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
         size, parser = headers.get(b"content-length", b""), cast("Any", self.parser)
         small = size.isdigit() and len(size) < 9 and int(size) <= SMALL and b"transfer-encoding" not in headers
         plain = parser.should_keep_alive() and not (parser.should_upgrade() or self.expect_100_continue)
