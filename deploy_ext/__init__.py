@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deploy_ext.verbs import (
+        cases,
         doctor,
         down,
         drift,
+        explain,
+        fit,
         gates,
         history,
         journal,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = (
+    "fit",
     "register",
     "validate",
     "promote",
@@ -47,6 +51,8 @@ __all__ = (
     "report",
     "doctor",
     "gates",
+    "cases",
+    "explain",
     "journal",
     "journal_forget",
     "metrics",

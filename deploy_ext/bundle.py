@@ -28,8 +28,9 @@ from .records import FORMAT, Record, plain
 from .trust import Serialization, restore
 
 # %% auto #0
-__all__ = ['EXAMPLE_ROWS', 'BUNDLE', 'SWITCHES', 'MODEL_FILE', 'Answers', 'answer', 'make_example', 'compare', 'Bundle', 'seal',
-           'open_bundle', 'CodeFinder', 'settle', 'visiting', 'allow', 'load_model', 'missing']
+__all__ = ['EXAMPLE_ROWS', 'BUNDLE', 'SIMPLE', 'MEMBERS', 'SWITCHES', 'MODEL_FILE', 'Answers', 'answer', 'make_example',
+           'compare', 'Bundle', 'seal', 'open_bundle', 'CodeFinder', 'settle', 'visiting', 'allow', 'load_model',
+           'missing']
 
 # %% ../nbs/12_bundle.ipynb #bundle-answer-code
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ def compare(example: Mapping[str, Any], answers: Answers, tolerance: float = 0.0
 
 # %% ../nbs/12_bundle.ipynb #bundle-record-code
 BUNDLE = "bundle.json"
+SIMPLE = "simple.skops"  # a small model of the same data, to compare with
+MEMBERS = "members.json"  # what the model says about some of its training rows, beside the truth
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,6 +144,11 @@ class Bundle(Record):
     def form(self) -> dict[str, Any] | None:
         """What runs instead of the registered object, and what else was tried; None where nothing was."""
         return json.loads(self.read("form.json")) if "form.json" in self.files else None
+
+    @cached_property
+    def simple(self) -> Any:
+        """The simple model that was fitted beside it; None where there was nothing to fit."""
+        return restore(self.read(SIMPLE), "skops") if SIMPLE in self.files else None
 
     @property
     def tolerance(self) -> float:

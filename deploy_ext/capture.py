@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .code import Needs, needs
+from .code import Needs, homes, needs
 from .core import TimedOut, VerificationFailed, project, settings, whoami
 from .records import Record, plain
 from .table import as_frame
@@ -235,10 +236,8 @@ CHECK = "deploy_ext.serve.runtime"
 
 def _distributions(modules: list[str]) -> dict[str, str]:
     """The installed distributions that `modules` belong to, with their versions."""
-    from importlib.metadata import packages_distributions, version
-
-    homes = packages_distributions()
-    return {name: version(name) for module in modules for name in homes.get(module, ())}
+    known = homes()
+    return {name: importlib.metadata.version(name) for module in modules for name in known.get(module, ())}
 
 
 def reload(folder: str | Path, timeout: float | None = None) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .core import DeployError, InvalidRequest
-from .records import Verdict
 
 if TYPE_CHECKING:
     from deploy_ext.grammar import Face, Option
@@ -36,7 +35,7 @@ def shown(result: Any, as_json: bool) -> str:
 
 def exit_code(result: Any) -> int:
     """0, or 3 for a verdict that failed."""
-    return 3 if isinstance(result, Verdict) and not result.passed else 0
+    return 3 if getattr(result, "passed", True) is False else 0
 
 # %% ../nbs/62_cli.ipynb #cli-face-code
 def _text(word: str) -> str:

@@ -14,7 +14,7 @@ import site
 import sys
 import sysconfig
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -26,7 +26,7 @@ from .records import Record
 from .trust import Nowhere
 
 # %% auto #0
-__all__ = ['references', 'trace', 'requirements', 'Needs', 'needs']
+__all__ = ['references', 'trace', 'homes', 'requirements', 'Needs', 'needs']
 
 # %% ../nbs/29_code.ipynb #code-references-code
 def _imports_of_code(code: types.CodeType) -> Iterator[str]:
@@ -156,11 +156,22 @@ def _required(found: importlib.metadata.Distribution) -> Iterator[str]:
             yield requirement.name
 
 
+@lru_cache(maxsize=1)
+def _homes(state: tuple[tuple[str, int], ...]) -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
+def homes() -> Mapping[str, list[str]]:
+    """Top-level module -> the distributions that bring it. Reads all that is installed; again when that has changed."""
+    folders = [Path(path or ".") for path in sys.path]
+    return _homes(tuple((str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.exists()))
+
+
 def requirements(modules: Iterable[str]) -> list[str]:
     """The installed distributions of `modules` and of what they require, pinned, sorted by name."""
     tops = {name.split(".")[0] for name in modules} - set(sys.stdlib_module_names)
-    homes = importlib.metadata.packages_distributions()
-    waiting = [distribution for top in tops for distribution in homes.get(top, ())]
+    known = homes()
+    waiting = [distribution for top in tops for distribution in known.get(top, ())]
     pins: dict[str, str | None] = {}
     while waiting:
         name = waiting.pop()

@@ -5,8 +5,10 @@
 # %% ../nbs/46_inputs.ipynb #inputs-imports
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,7 +20,7 @@ from .grammar import Option
 
 # %% auto #0
 __all__ = ['SOURCE', 'DATA_READERS', 'MODEL_READERS', 'KINDS', 'NAMES', 'files', 'read_data', 'read_model', 'is_a', 'variables',
-           'resolve', 'remember', 'known_refs', 'suggest']
+           'resolve', 'resolve_data', 'remember', 'known_refs', 'suggest']
 
 # %% ../nbs/46_inputs.ipynb #inputs-read-code
 def _read(path: str | Path, readers: Mapping[str, Callable[[Path], Any]], noun: str) -> Any:
@@ -127,6 +129,10 @@ def resolve(option: Option, word: Any, values: Mapping[str, Any], namespace: Map
     Raises `InvalidRequest` naming the nearest variable of the right kind.
     """
     kind = option.kind
+    if kind == "row":
+        return _row(word, namespace)
+    if kind == "columns":
+        return _columns_or_table(word, values.get("data"), namespace)
     if kind not in KINDS or (kind == "model" and word.startswith("models:/")):
         return word
     if kind == "target":
@@ -147,6 +153,46 @@ def _checked(word: str, value: Any, kind: str, namespace: Mapping[str, Any]) -> 
         return value
     hint = nearest(word, variables(namespace, kind))
     raise InvalidRequest(f"'{word}' ({type(value).__name__}) {KINDS[kind][1]}. {hint}", variable=word)
+
+
+_PLACE = re.compile(r"(?P<name>[^.\s]+)\.(?P<how>iloc|loc)\[(?P<where>[^\]]+)\]")
+
+
+def _row(word: str, namespace: Mapping[str, Any]) -> Any:
+    """One row: of a table in a variable, as `X_new.iloc[0]` or `X_new.loc['AA1']`; a variable; the first of a file.
+
+    Nothing is evaluated but the place in brackets, which is a number or a text."""
+    if found := _PLACE.fullmatch(word):
+        table = resolve_data(found["name"], namespace)
+        try:
+            return getattr(table, found["how"])[ast.literal_eval(found["where"])]
+        except (ValueError, SyntaxError, KeyError, IndexError, TypeError) as e:
+            raise InvalidRequest(f"--row: {found['name']} has no row {found['where']} ({type(e).__name__}).") from e
+    if word in namespace and _shaped(namespace[word], 1):
+        return namespace[word]
+    table = resolve_data(word, namespace)
+    if word in namespace and len(table) != 1:
+        raise InvalidRequest(f"--row: '{word}' has {len(table):,} rows. Say which one: {word}.iloc[0]")
+    return table.iloc[0]
+
+
+def resolve_data(word: str, namespace: Mapping[str, Any]) -> Any:
+    """The table that `word` names: a variable or a file."""
+    return resolve(Option("row", "", "data", str, True, None, False, False), word, {}, namespace)
+
+
+def _columns_or_table(word: str, data: Any, namespace: Mapping[str, Any]) -> Any:
+    """The names of columns of the data, written with commas between; or else a table, in a variable or a file."""
+    known = [str(c) for c in getattr(data, "columns", ())]
+    names = word.split(",")
+    if all(name in known for name in names):
+        return tuple(names)
+    if word in namespace:
+        return _checked(word, namespace[word], "data", namespace)
+    if Path(word).suffix in DATA_READERS:
+        return read_data(word)
+    wrong = next(name for name in names if name not in known)
+    raise InvalidRequest(f"the data has no column '{wrong}'. {nearest(wrong, known)}", column=wrong)
 
 
 def _target(word: str, data: Any, namespace: Mapping[str, Any]) -> Any:
@@ -192,7 +238,7 @@ def _one_word(name: str) -> bool:
 def suggest(option: Option, said: list[str], begun: str, namespace: Mapping[str, Any]) -> list[str]:
     """What may stand as the value of `option` after the words `said`: references, columns, variables, files."""
     found: list[str] = known_refs() if option.kind == "ref" else []
-    if option.kind == "target":
+    if option.kind in ("target", "columns"):
         found += _columns(said, namespace)
     if option.kind in KINDS:
         found += variables(namespace, option.kind)

@@ -6,17 +6,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from .bundle import Bundle, answer
+from .capture import reload
 from .contract import Contract
-from .core import ContractViolated, GateFailed, InvalidRequest, project
+from .core import ContractViolated, GateFailed, InvalidRequest, nearest, project
+from .dossier import Section
 from .drift import Drift, compare
+from .effort import WORDS as EFFORT
+from .effort import Effort
 from .gates import DEFAULT, Gates, parse
+from .inputs import read_data
+from .jury import JUDGES, Evidence, asked, hear, hear_all
 from .making import source
 from .profile import Profile, measure
-from .quality import inspect
 from .records import Version, cell
 from .registry import CHAMPION, Registry
 from .scored import Scored
@@ -24,8 +30,8 @@ from .serve.runtime import Runtime, borrow
 from .table import as_frame
 
 # %% auto #0
-__all__ = ['LATENCY_ROWS', 'LATENCY_SECONDS', 'rules', 'truth_of', 'readable', 'rows', 'scored', 'champion_of', 'beside', 'facts',
-           'moved', 'asked', 'allowed']
+__all__ = ['LATENCY_ROWS', 'LATENCY_SECONDS', 'rules', 'truth_of', 'persons', 'readable', 'rows', 'scored', 'champion_of',
+           'beside', 'facts', 'effort_of', 'started', 'moved', 'cases_of', 'heard', 'allowed']
 
 # %% ../nbs/48_judging.ipynb #judging-rules-code
 def rules(name: str, file: Path | None, kind: str) -> Gates:
@@ -46,6 +52,28 @@ def truth_of(contract: Contract, data: Any, target: Any) -> Any:
         return contract.target
     raise InvalidRequest("validate needs the truth: --target with a column of the data, or one value a row.")
 
+# %% ../nbs/48_judging.ipynb #judging-persons-code
+def persons(known: Collection[str], features: Any, sensitive: Any) -> tuple[Any, Any]:
+    """The features without `sensitive` columns that are not `known` to a model; and a frame of all sensitive columns.
+
+    sensitive: a table of as many rows, names of columns of the features (with commas between, or several), or None.
+    Raises `InvalidRequest`."""
+    frame = as_frame(features)
+    if sensitive is None:
+        return features, frame[[]]
+    if hasattr(sensitive, "shape"):
+        aside = as_frame(sensitive)
+        if len(aside) != len(frame):
+            told = f"--sensitive has {len(aside):,} rows and the data {len(frame):,}. Give both from the same split."
+            raise InvalidRequest(told, rows=(len(frame), len(aside)))
+        return features, aside.set_axis(frame.index)
+    names = [n.strip() for n in (sensitive.split(",") if isinstance(sensitive, str) else sensitive)]
+    for name in names:
+        if name not in frame:
+            raise InvalidRequest(f"--sensitive: the data has no column '{name}'. {nearest(name, map(str, frame))}")
+    unknown = [name for name in names if name not in known]
+    return (frame.drop(columns=unknown) if unknown else features), frame[names]
+
 # %% ../nbs/48_judging.ipynb #judging-scored-code
 def readable(contract: Contract, features: Any) -> Any:
     """`features` as they are, but with the contract's types where a CSV has lost them."""
@@ -60,11 +88,15 @@ def rows(contract: Contract, other: Contract | None, features: Any) -> Any:
     return contract.require(readable(contract, features))
 
 
-def scored(runtime: Runtime, rows: Any, features: Any, truth: Any) -> Scored:
-    """What a version answers about `rows`, beside the truth. Raises `ContractViolated` for a truth in other words."""
-    contract = runtime.bundle.contract
+def scored(runtime: Runtime, rows: Any, features: Any, truth: Any, aside: Any = None) -> Scored:
+    """What a version answers about `rows`, beside the truth; its frame has the columns of `aside`, too.
+
+    Raises `ContractViolated` for a truth in other words."""
+    contract, frame = runtime.bundle.contract, as_frame(features)
     answers, labels = answer(runtime.model, contract, rows), contract.output.labels
-    case = Scored(truth, answers.prediction, answers.probabilities, labels, as_frame(features))
+    if aside is not None:
+        frame = frame.assign(**{str(name): column for name, column in aside.items()})
+    case = Scored(truth, answers.prediction, answers.probabilities, labels, frame)
     if labels and (case.codes[0] >= len(labels)).all():
         told = f"the truth has values like {case.truth[0]!r}, and the model answers {', '.join(map(repr, labels))}"
         raise ContractViolated(f"{told}. Give the truth in the words of the training data.")
@@ -91,8 +123,8 @@ LATENCY_ROWS = 100  # single rows that are timed
 LATENCY_SECONDS = 2.0  # and no longer than this in all
 
 
-def facts(runtime: Runtime, rows: Any, load_ms: float) -> dict[str, float]:
-    """size_mb, load_ms and latency_ms.p50 and .p99 of single rows, milliseconds, as the runtime answers them here."""
+def facts(runtime: Runtime, rows: Any) -> dict[str, float]:
+    """size_mb, and latency_ms.p50 and .p99 of single rows, milliseconds, as the runtime answers them here."""
     from threadpoolctl import threadpool_limits
 
     contract, frame = runtime.bundle.contract, as_frame(rows)
@@ -106,7 +138,20 @@ def facts(runtime: Runtime, rows: Any, load_ms: float) -> dict[str, float]:
             if began > end:
                 break
     p50, p99 = (sorted(taken)[int(q * (len(taken) - 1))] for q in (0.5, 0.99))
-    return {"size_mb": runtime.bundle.size / 1e6, "load_ms": load_ms, "latency_ms.p50": p50, "latency_ms.p99": p99}
+    return {"size_mb": runtime.bundle.size / 1e6, "latency_ms.p50": p50, "latency_ms.p99": p99}
+
+
+def effort_of(version: Version) -> dict[str, float | str]:
+    """What training the version took, if `%%deploy fit` has measured it."""
+    if told := version.provenance.get("effort"):
+        return Effort.from_dict(told).facts()
+    return dict.fromkeys(EFFORT, "the training was not measured; begin the cell that trains with %%deploy fit")
+
+
+def started(folder: Path) -> dict[str, float]:
+    """load_ms and memory_mb of the version in a fresh process, which checks its example too."""
+    found = reload(folder)
+    return {"load_ms": found["load_ms"], "memory_mb": found["memory_mb"]}
 
 # %% ../nbs/48_judging.ipynb #judging-drift-code
 def moved(bundle: Bundle, data: Any, partly: bool = False) -> Drift:
@@ -119,15 +164,25 @@ def moved(bundle: Bundle, data: Any, partly: bool = False) -> Drift:
         stored = Profile(tuple(c for c in stored.columns if c.name in frame))
     return compare(stored, current)
 
+# %% ../nbs/48_judging.ipynb #judging-cases-code
+def cases_of(name: str, file: Path | None) -> Any:
+    """The rows that have their answer beside them: of `file`, else of `<name>.cases.csv`, else None."""
+    path = file or project() / f"{name}.cases.csv"
+    if path.is_file():
+        return read_data(path)
+    if file:
+        raise InvalidRequest(f"there is no file of cases '{file}'. Write it, or leave --cases out.", path=str(file))
+    return None
 
-def asked(gates: Gates, runtime: Runtime, rows: Any, case: Scored) -> dict[str, float | str]:
-    """What the `gates` ask about the judged rows: how they are, and how far from those of the training data."""
-    frame, told = as_frame(rows), {}
-    if gates.speaks_of("data"):
-        told |= inspect(frame, case.truth, case.labels).facts()
-    if gates.speaks_of("drift"):
-        told |= compare(runtime.bundle.profile, measure(frame, case.prediction)).facts()
-    return told
+# %% ../nbs/48_judging.ipynb #judging-heard-code
+def heard(
+    gates: Gates, evidence: Evidence, full: bool, budget: float, step: Callable[[str], None]
+) -> tuple[Section, ...]:
+    """What the judges found that the gates name, or all of them when `full`; `budget`: seconds for all."""
+    if full:
+        return hear_all(evidence, list(JUDGES), budget, step)
+    names = asked(gates) + (["cases"] if evidence.cases is not None else [])
+    return tuple(hear(name, evidence) for name in dict.fromkeys(names))
 
 # %% ../nbs/48_judging.ipynb #judging-allowed-code
 def allowed(version: Version, gates: Gates, judged: set[str | None]) -> None:

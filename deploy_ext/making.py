@@ -5,6 +5,7 @@
 # %% ../nbs/47_making.ipynb #making-imports
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,20 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from .bundle import Answers, Bundle, answer, make_example, seal
+from .bundle import MEMBERS, SIMPLE, Answers, Bundle, answer, make_example, seal
 from .capture import Capture, capture
 from .compile import WANTED, compile
 from .contract import Contract
-from .core import InvalidRequest, nearest, settings
+from .core import InvalidRequest, nearest, need, settings, write_atomic
 from .flavors import save_flavor, sign
 from .inputs import SOURCE
-from .profile import Profile, measure
+from .profile import Profile, measure, sketch
 from .quality import personal
+from .records import FORMAT
+from .sbom import sbom
+from .simple import simple_model
 from .table import Fault, as_frame, violated
-from .trust import Serialization, serialization
+from .trust import Serialization, dump, serialization
 
 # %% auto #0
-__all__ = ['ASKED', 'split', 'fitted_on', 'here', 'source', 'make']
+__all__ = ['ASKED', 'MEMBERS_KEPT', 'SBOM', 'split', 'fitted_on', 'here', 'source', 'make']
 
 # %% ../nbs/47_making.ipynb #making-split-code
 def split(data: Any, target: Any) -> tuple[Any, Any]:
@@ -67,6 +71,8 @@ def source(data: Any) -> str | None:
 
 # %% ../nbs/47_making.ipynb #making-made-code
 ASKED = 20_000  # training rows that the model is asked about, evenly spread
+MEMBERS_KEPT = 1_000  # of these answers
+SBOM = "sbom.cdx.json"  # the bill of materials, CycloneDX; the ending is the one that its specification recommends
 
 
 def _sample(data: Any, rows: int) -> Any:
@@ -109,13 +115,30 @@ def make(
         code = known.needs.copy(folder.with_name(f".{folder.name}"))  # no model is called so
         loads = save_flavor(model, folder, contract, asked[:5], list(known.needs.requirements), how, code)
     answering = _answering(model, contract, asked, folder, loads, runtime)
+    _beside(features, truth, contract, answers, folder)
+    pinned = dict(line.split("==", 1) for line in known.needs.requirements if "==" in line)
+    write_atomic(folder / SBOM, sbom(folder.name, pinned))
     profile, example = _looked_over(features, answers), make_example(contract, asked, answers)
     parts: Any = {"serialization": how, "contract": contract, "profile": profile, "example": example}
     return seal(folder, name=folder.name, runtime=answering, **parts), known
 
 
+def _beside(features: Any, truth: Any, contract: Contract, answers: Answers, folder: Path) -> None:
+    """Put beside the model what judges compare it with: a simple model, and its answers to rows that it has learnt."""
+    if truth is None:
+        return
+    rival = simple_model(features, truth, contract.output.labels)
+    if rival is not None:
+        write_atomic(folder / SIMPLE, dump(rival))
+    known = _sample(np.asarray(truth), ASKED)
+    some = np.flatnonzero(~need("pandas").isna(known))[:: -(-len(known) // MEMBERS_KEPT)]
+    chances = None if answers.probabilities is None else answers.probabilities[some].round(6).tolist()
+    told = {"truth": known[some].tolist(), "prediction": answers.prediction[some].tolist(), "probabilities": chances}
+    write_atomic(folder / MEMBERS, json.dumps({"format": FORMAT, **told}, default=str))
+
+
 def _looked_over(features: Any, answers: Answers) -> Profile:
-    """The profile of the training data, which names the columns with personal data."""
+    """The profile of the training data, which names columns of personal data and knows its rows again."""
     profile, frame = measure(features, answers.prediction), dict(as_frame(features).items())
     marked = [replace(c, personal=personal(frame[c.name]) if c.role == "input" else "") for c in profile.columns]
-    return Profile(tuple(marked))
+    return replace(profile, columns=tuple(marked), rows=sketch(features))

@@ -252,16 +252,14 @@ class Estimate(Record):
     reason: str = ""
 
 
-def applicable(name: str, kind: str) -> Metric:
-    """The metric called `name`, if it suits `kind`. Raises `InvalidRequest` naming those that do."""
-    metric = find(name)
+def applicable(name: str | Metric, kind: str) -> Metric:
+    """The metric (called `name`), if it suits `kind`. Raises `InvalidRequest` naming those that do."""
+    metric = name if isinstance(name, Metric) else find(name)
     if kind not in metric.kinds:
         fit = [m.name for m in table().values() if kind in m.kinds]
-        start = [m for m in fit if m.startswith(f"{name}_")] or [*fit[:8], "more"]
-        raise InvalidRequest(
-            f"{name} is for {' and '.join(metric.kinds)}, this is {kind}. For {kind} there are {', '.join(start)}.",
-            metric=name,
-        )
+        start = [m for m in fit if m.startswith(f"{metric.name}_")] or [*fit[:8], "more"]
+        told = f"{metric.name} is for {' and '.join(metric.kinds)}, this is {kind}."
+        raise InvalidRequest(f"{told} For {kind} there are {', '.join(start)}.", metric=metric.name)
     return metric
 
 
@@ -298,10 +296,11 @@ def _measure(metric: Metric, s: Scored) -> tuple[float | None, str]:
     return (value, reason) if math.isfinite(value) else (None, reason or f"the value is {value}")
 
 
-def score(name: str, scored: Scored) -> Estimate:
+def score(name: str | Metric, scored: Scored) -> Estimate:
     """The metric of these rows, without bounds. Raises `InvalidRequest` for one that is unknown or of another kind."""
-    value, reason = _measure(applicable(name, scored.kind), scored)
-    return Estimate(name, value, rows=scored.rows, reason=reason)
+    metric = applicable(name, scored.kind)
+    value, reason = _measure(metric, scored)
+    return Estimate(metric.name, value, rows=scored.rows, reason=reason)
 
 # %% ../nbs/20_metrics.ipynb #metrics-interval
 RESAMPLES, SLOW_RESAMPLES = 1_000, 200
@@ -336,7 +335,7 @@ def _bounds(metric: Metric, sides: Sequence[Scored], level: float | None) -> tup
     return float(low), float(high), ""
 
 
-def interval(name: str, scored: Scored, level: float | None = 0.95) -> Estimate:
+def interval(name: str | Metric, scored: Scored, level: float | None = 0.95) -> Estimate:
     """The metric with bootstrap bounds, each at confidence `level` (percentiles; Efron and Tibshirani 1993, ch. 13).
 
     level: between 0.5 and 1; None: no bounds, only the value.
@@ -344,12 +343,12 @@ def interval(name: str, scored: Scored, level: float | None = 0.95) -> Estimate:
     metric = applicable(name, scored.kind)
     value, reason = _measure(metric, scored)
     if value is None:
-        return Estimate(name, None, rows=scored.rows, reason=reason)
+        return Estimate(metric.name, None, rows=scored.rows, reason=reason)
     low, high, why_not = _bounds(metric, (scored,), level)
-    return Estimate(name, value, low, high, level, scored.rows, reason or why_not)
+    return Estimate(metric.name, value, low, high, level, scored.rows, reason or why_not)
 
 # %% ../nbs/20_metrics.ipynb #metrics-paired
-def paired(name: str, candidate: Scored, other: Scored, level: float | None = 0.95) -> Estimate:
+def paired(name: str | Metric, candidate: Scored, other: Scored, level: float | None = 0.95) -> Estimate:
     """The metric of `candidate` minus that of `other` on the same rows, with bounds from the same resamples.
 
     Raises `InvalidRequest` when the rows are not the same.
@@ -357,21 +356,22 @@ def paired(name: str, candidate: Scored, other: Scored, level: float | None = 0.
     metric = applicable(name, candidate.kind)
     mine, reason = _measure(metric, candidate)
     if other.kind not in metric.kinds:
-        return Estimate(name, None, rows=candidate.rows, reason=f"the other model is for {other.kind}")
+        return Estimate(metric.name, None, rows=candidate.rows, reason=f"the other model is for {other.kind}")
     its, why_not = _measure(metric, other)
     if mine is None or its is None:
         reason = reason if mine is None else f"the other model: {why_not}"
-        return Estimate(name, None, rows=candidate.rows, reason=reason)
+        return Estimate(metric.name, None, rows=candidate.rows, reason=reason)
     if not np.array_equal(candidate.truth, other.truth):
-        raise InvalidRequest("two models are compared on the same rows; these have different truths.", metric=name)
+        told = "two models are compared on the same rows; these have different truths."
+        raise InvalidRequest(told, metric=metric.name)
     low, high, no_bounds = _bounds(metric, (candidate, other), level)
-    return Estimate(name, mine - its, low, high, level, candidate.rows, reason or why_not or no_bounds)
+    return Estimate(metric.name, mine - its, low, high, level, candidate.rows, reason or why_not or no_bounds)
 
 # %% ../nbs/20_metrics.ipynb #metrics-margin
-def margin(name: str, scored: Scored, baseline: Scored, level: float | None = 0.95) -> Estimate:
+def margin(name: str | Metric, scored: Scored, baseline: Scored, level: float | None = 0.95) -> Estimate:
     """By how much the metric is better than that of `baseline` on the same rows: positive is better, always."""
     e = paired(name, scored, baseline, level)
-    if find(name).greater_is_better or e.value is None:
+    if applicable(name, scored.kind).greater_is_better or e.value is None:
         return e
     if e.low is None or e.high is None:
         return replace(e, value=-e.value)

@@ -5,9 +5,12 @@
 # %% ../nbs/11_profile.ipynb #profile-imports
 from __future__ import annotations
 
+import base64
+import hashlib
 import heapq
 import json
 import math
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['BINS', 'TAIL', 'EDGES', 'TOP', 'Histogram', 'histogram', 'ColumnProfile', 'profile_column', 'Profile', 'measure']
+__all__ = ['BINS', 'TAIL', 'EDGES', 'TOP', 'SKETCH', 'DIGITS', 'Histogram', 'histogram', 'ColumnProfile', 'profile_column',
+           'value_key', 'row_hashes', 'Sketch', 'sketch', 'Profile', 'measure']
 
 # %% ../nbs/11_profile.ipynb #profile-histogram-code
 BINS = 256  # steps of a histogram
@@ -219,23 +223,133 @@ def profile_column(values: pd.Series, role: str = "input") -> ColumnProfile:
         finite = finite[np.isfinite(finite)]
         bins = histogram(finite) if len(finite) else None
         return ColumnProfile(str(values.name), kind, len(values), len(values) - len(finite), bins, role=role)
-    counts, other = _top(Counter({_key(v): int(n) for v, n in present.value_counts().items() if n}))
+    counts, other = _top(Counter({value_key(v): int(n) for v, n in present.value_counts().items() if n}))
     missing = len(values) - len(present)
     return ColumnProfile(str(values.name), kind, len(values), missing, counts=counts, other=other, role=role)
 
 
-def _key(value: Any) -> str:
+def value_key(value: Any) -> str:
     """A value as the name of its count: text as it is, the rest as JSON; long text is cut and gets its digest."""
     value = value.item() if isinstance(value, np.generic) else value
     text = json.dumps(value) if isinstance(value, (bool, int, float)) else str(value)
     return text if len(text) <= 64 else f"{text[:48]}...{digest(text)[:12]}"
 
+# %% ../nbs/11_profile.ipynb #profile-rows-code
+SKETCH = 2_048  # hashes that are kept
+DIGITS = 40  # binary digits of a number that count
+_GAP = 0x9E3779B97F4A7C15  # the hash of what is missing
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """Every bit of 64 depends on all of them: Steele, Lea and Flood, *Fast splittable random generators*, 2014."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _number_hashes(found: np.ndarray) -> np.ndarray:
+    """The hashes of n doubles: whole ones exactly, others to `DIGITS`."""
+    part, power = np.frexp(found)
+    with np.errstate(all="ignore"):
+        near = np.ldexp(np.rint(part * 2.0**DIGITS), power - DIGITS)
+    plain = np.where(found == np.rint(found), found, near) + 0.0  # -0.0 is 0.0
+    return np.where(np.isnan(found), np.uint64(_GAP), _mixed(plain.view(np.uint64)))
+
+
+def _value_hash(value: Any) -> int:
+    if isinstance(value, (bool, int, float, np.number, np.bool_)):
+        return int(_number_hashes(np.array([float(value)]))[0])
+    text = str(value).encode("utf-8", "replace")  # no text is a missing value in a CSV file
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") if text else _GAP
+
+
+def _cell_hashes(values: pd.Series) -> np.ndarray:
+    """The hash of each of n values."""
+    found = values.to_numpy(float, na_value=np.nan) if values.dtype.kind == "b" else numbers(values)
+    if found is None:
+        codes, different = values.factorize()
+        return np.array([*map(_value_hash, different), _GAP], np.uint64)[codes]
+    size = getattr(values.dtype, "itemsize", 8)
+    if values.dtype.kind == "f" and size < 8:
+        found = found.astype(f"f{size}").astype(str).astype(float)
+    return _number_hashes(found)
+
+
+def row_hashes(data: Any) -> np.ndarray:
+    """A whole number below 2**64 for each row of a table (see `contract.as_frame`); equal for equal rows."""
+    frame = as_frame(data)
+    hashes = np.zeros(len(frame), np.uint64)
+    for _, values in frame[sorted(frame)].items():
+        hashes = _mixed(hashes * np.uint64(3) + _cell_hashes(values))
+    return hashes
+
+# %% ../nbs/11_profile.ipynb #profile-sketch-code
+def _packed(values: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress(values.astype("<u8").tobytes(), 9)).decode()
+
+
+def _unpacked(text: str) -> np.ndarray:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<u8").astype(np.uint64)
+
+
+@dataclass(frozen=True, repr=False)
+class Sketch(Record):
+    """The `size` smallest hashes of the different rows of a table, ascending, and how often each row occurs.
+
+    n: rows of the table. Both arrays are unsigned numbers of eight bytes, compressed by zlib, in base64."""
+
+    n: int
+    packed_hashes: str
+    packed_counts: str
+    size: int = SKETCH
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """The hashes, at most `size`."""
+        return _unpacked(self.packed_hashes)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How often the row of each hash occurs."""
+        return _unpacked(self.packed_counts).astype(int)
+
+    @property
+    def limit(self) -> int:
+        """The row of a hash up to here would be in the sketch if it were in the table."""
+        hashes = self.hashes
+        return int(hashes[-1]) if len(hashes) >= self.size else 2**64 - 1
+
+    def merge(self, part: Sketch) -> Sketch:
+        """The sketch of both tables, exactly; of the smaller size if they differ."""
+        hashes, counts = np.r_[self.hashes, part.hashes], np.r_[self.counts, part.counts]
+        return _bottom(self.n + part.n, hashes, counts, min(self.size, part.size))
+
+    def _rows(self) -> list[dict[str, Any]]:
+        counts = self.counts
+        return [{"rows": self.n, "hashes": len(counts), "of rows that occur again": int((counts > 1).sum())}]
+
+
+def _bottom(n: int, hashes: np.ndarray, counts: np.ndarray, size: int = SKETCH) -> Sketch:
+    """The sketch of n rows with these hashes; equal ones are counted together."""
+    different, place = np.unique(hashes, return_inverse=True)
+    total = np.bincount(place, counts, len(different))
+    return Sketch(n, _packed(different[:size]), _packed(total[:size]), size)
+
+
+def sketch(data: Any) -> Sketch:
+    """The sketch of the rows of a table (see `contract.as_frame`)."""
+    hashes = row_hashes(data)
+    return _bottom(len(hashes), hashes, np.ones(len(hashes)))
+
 # %% ../nbs/11_profile.ipynb #profile-profile-code
 @dataclass(frozen=True, repr=False)
 class Profile(Record):
-    """How every column of a table, and the predictions, were distributed. `profile["dep_delay"]` is one of them."""
+    """How every column of a table, and the predictions, were distributed. `profile["dep_delay"]` is one of them.
+
+    rows: by which its rows are known again, if somebody has made it."""
 
     columns: tuple[ColumnProfile, ...]
+    rows: Sketch | None = None
 
     def __getitem__(self, name: str) -> ColumnProfile:
         return pick({c.name: c for c in self.columns}, name, f"there is no column '{name}' in this profile.")
@@ -246,10 +360,13 @@ class Profile(Record):
         return max((c.n for c in self.columns), default=0)
 
     def merge(self, part: Profile) -> Profile:
-        """The profile of both, column by column. Raises `InvalidRequest` if they are not of the same columns."""
+        """The profile of both, column by column; its rows are known if those of both were.
+
+        Raises `InvalidRequest` if they are not of the same columns."""
         if [(c.name, c.role) for c in self.columns] != [(c.name, c.role) for c in part.columns]:
             raise InvalidRequest("these profiles have different columns. Merge profiles of the same model only.")
-        return Profile(tuple(a.merge(b) for a, b in zip(self.columns, part.columns, strict=True)))
+        rows = self.rows.merge(part.rows) if self.rows and part.rows else None
+        return Profile(tuple(a.merge(b) for a, b in zip(self.columns, part.columns, strict=True)), rows)
 
     def _title(self) -> str:
         return f"profile of {self.n:,} rows"

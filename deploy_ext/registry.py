@@ -181,6 +181,12 @@ class Catalog:
         self.store.call("set_model_version_tag", version.name, str(version.version), key, text)
         return replace(version, verdict=verdict)
 
+    def attach(self, version: Version, folder: str, texts: Mapping[str, str]) -> None:
+        """Put texts, by file name, into a folder beside the version: artifacts of the run that registered it."""
+        run = self.store.call("get_model_version", version.name, str(version.version)).run_id
+        for file, text in texts.items():
+            self.store.call("log_text", run, text, f"{folder}/{file}")
+
 # %% ../nbs/13_registry.ipynb #registry-files-code
 def _sound(folder: Path, expect: str) -> bool:
     with contextlib.suppress(VerificationFailed):

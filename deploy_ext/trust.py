@@ -8,12 +8,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from .core import InvalidRequest
 
 # %% auto #0
-__all__ = ['TRUSTED', 'Nowhere', 'Serialization', 'serialization', 'restore']
+__all__ = ['TRUSTED', 'Nowhere', 'Serialization', 'serialization', 'restore', 'dump', 'untrusted', 'harmless']
 
 # %% ../nbs/11_trust.ipynb #trust-trusted-code
 _BY_MODULE = {
@@ -171,3 +172,26 @@ def restore(data: bytes, format: str) -> Any:
     import cloudpickle
 
     return cloudpickle.loads(data)
+
+
+def dump(model: Any) -> bytes:
+    """A skops file of a model of scikit-learn's own parts."""
+    from skops.io import dumps
+
+    return dumps(model)
+
+
+def untrusted(data: bytes) -> list[str]:
+    """The types that a skops file needs beyond those that skops itself knows. Nothing is loaded."""
+    from skops.io import get_untrusted_types
+
+    return get_untrusted_types(data=data)
+
+
+@cache
+def harmless() -> frozenset[str]:
+    """Full names of the types that we trust, and of scikit-learn's own estimators."""
+    from sklearn.utils import all_estimators
+
+    names = {f"{estimator.__module__}.{estimator.__name__}" for _, estimator in all_estimators()}
+    return TRUSTED | {name for name in names if name.startswith("sklearn.")}

@@ -8,14 +8,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
+import re
 import tempfile
-import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
 
 from . import inputs, targets
+from .attribution import draw
 from .bundle import Bundle, open_bundle
 from .capture import data_digest, git, notebook, reload
 from .card import card
@@ -24,6 +27,7 @@ from .contract import Contract, infer
 from deploy_ext.core import (
     DeployError,
     InvalidRequest,
+    NotebookFailed,
     VerificationFailed,
     home,
     nearest,
@@ -34,24 +38,35 @@ from deploy_ext.core import (
     whoami,
     write_atomic,
 )
+from .counterfactual import Hints, counterfactual
+from .dossier import Dossier, page
 from .drift import Drift
+from .effort import Effort, measure
+from .explain import Contributions, contributions
 from .flavors import predictor
-from .gates import Gates, judge, parse, words
+from .gates import Gates, margin_of, parse, words
 from .grammar import Arg, Command, command
 from .journal import altered, forget, moment, read
+from .judge import judge
 from deploy_ext.judging import (
     allowed,
-    asked,
     beside,
+    cases_of,
     champion_of,
+    effort_of,
     facts,
+    heard,
     moved,
+    persons,
     readable,
     rows,
     rules,
     scored,
+    started,
     truth_of,
 )
+from .junit import junit
+from .jury import JUDGES, Evidence, facts_of, must_hold
 from .making import fitted_on, here, make, split
 from .moving import champions, move, settled
 from .output import describe_output
@@ -64,12 +79,13 @@ from .serve import keys
 from .serve.journal import journal_folder, salt_of
 from .serve.keys import Key
 from .serve.runtime import borrow
+from .simple import simply
 from .table import as_frame
 
 # %% auto #0
-__all__ = ['COMMANDS', 'F', 'PART', 'verb', 'register', 'gates', 'Word', 'metrics', 'validate', 'promote', 'rollback', 'up',
-           'predict', 'status', 'down', 'NewKey', 'key_create', 'key_list', 'key_revoke', 'journal', 'Forgotten',
-           'journal_forget', 'drift', 'history', 'Report', 'report', 'doctor']
+__all__ = ['COMMANDS', 'F', 'PART', 'verb', 'fit', 'register', 'gates', 'Word', 'metrics', 'cases', 'validate', 'promote',
+           'rollback', 'up', 'predict', 'Explained', 'explain', 'status', 'down', 'NewKey', 'key_create', 'key_list',
+           'key_revoke', 'journal', 'Forgotten', 'journal_forget', 'drift', 'history', 'Report', 'report', 'doctor']
 
 # %% ../nbs/50_verbs.ipynb #verbs-verb-code
 COMMANDS: dict[str, Command] = {}
@@ -127,6 +143,54 @@ def _open(registry: Registry, version: Version) -> Bundle:
     """A version's bundle, fetched and verified."""
     return open_bundle(registry.download(version), expect=version.bundle)
 
+# %% ../nbs/50_verbs.ipynb #verbs-fit-code
+_efforts: weakref.WeakKeyDictionary[Any, Effort] = weakref.WeakKeyDictionary()
+
+
+def _run(text: str) -> None:
+    """Run a cell in the user's namespace, by IPython where it is there. Raises `NotebookFailed`."""
+    shell = here().get("get_ipython")
+    if shell:
+        done = shell().run_cell(text, store_history=False)  # it shows the traceback itself
+        error = done.error_before_exec or done.error_in_exec
+    else:
+        error = None
+        try:
+            exec(compile(text, "<fit>", "exec"), here())
+        except Exception as e:  # whatever the user's code raises
+            error = e
+    if error:
+        raise NotebookFailed(f"the cell failed with {type(error).__name__}: {error}") from error
+
+
+def _effort(model: Any) -> dict[str, Any]:
+    """What is known of the training of `model`, for its provenance."""
+    with contextlib.suppress(TypeError):  # what cannot be a key was never remembered
+        if found := _efforts.get(model):
+            return {"effort": found.to_dict()}
+    return {}
+
+
+@verb
+def fit(
+    text: Annotated[str | None, Arg("the code that trains the model", "cell")] = None,
+    country: Annotated[str | None, Arg("where the machine stands, as DEU, for the carbon of its electricity")] = None,
+    price: Annotated[float | None, Arg("what a kWh costs, in EUR")] = None,
+) -> Effort:
+    """Run the cell and measure what it takes: time, memory, and with the extra `cost` electricity, carbon and money.
+
+    Models in it are registered with these figures. Raises `NotebookFailed` when the cell fails, with what it took.
+    """
+    if not (text or "").strip():
+        raise InvalidRequest("fit measures a cell: write %%deploy fit on its first line, and the training below it.")
+    code = str(text)
+    _, effort = measure(lambda: _run(code), country, price)
+    for word in set(re.findall(r"\w+", code)):
+        if inputs.is_a("model", model := here().get(word)):
+            with contextlib.suppress(TypeError):
+                _efforts[model] = effort
+    return effort
+
 # %% ../nbs/50_verbs.ipynb #verbs-register-code
 @verb
 def register(
@@ -163,7 +227,8 @@ def register(
         step("registry")
         told = Event("register", name, notebook=known.notebook, commit=known.git.commit)
         texts = known.artifacts()
-        made = registry.log(folder, bundle, provenance=known.provenance(), event=told, purpose=purpose, artifacts=texts)
+        origin = known.provenance() | _effort(model)
+        made = registry.log(folder, bundle, provenance=origin, event=told, purpose=purpose, artifacts=texts)
     _remember(registry)
     return made
 
@@ -202,12 +267,39 @@ class Word(Record):
 @verb
 def metrics(about: Annotated[str | None, Arg("only those with this in their name or meaning")] = None) -> Listing:
     """Show what gates can speak of: every metric with one line of meaning."""
-    known = {name: meaning for name, meaning in words().items() if not name.startswith("baseline.")}
+    known = {name: meaning for name, meaning in words().items() if not margin_of(name)[0]}
     known["baseline.<metric>"] = "by how much the metric is better than that of a model that looks at nothing"
+    known["simple.<metric>"] = "by how much it is better than that of a small linear model or tree"
     found = tuple(Word(n, m) for n, m in known.items() if about is None or about.lower() in f"{n} {m}".lower())
     if not found:
         raise InvalidRequest(f"no metric speaks of '{about}'. {nearest(str(about), known)}", about=about)
     return Listing(f"{len(found)} metrics", found)
+
+# %% ../nbs/50_verbs.ipynb #verbs-cases-code
+@verb
+def cases(
+    name: Annotated[str, Arg("the model", "ref")],
+    text: Annotated[str | None, Arg("rows as CSV, with a column 'expected'", "cell")] = None,
+) -> Any:
+    """Write the cases that must hold whatever the gates say, or show them: rows, each with its `expected` answer.
+
+    Raises `InvalidRequest` for a table without rows or without that column; the file is left as it was then.
+    """
+    import pandas as pd
+
+    name = _bare(name)
+    if text is None:
+        if (known := cases_of(name, None)) is None:
+            raise InvalidRequest(f"{name} has no cases yet. Write them below %%deploy cases {name}, as CSV.")
+        return known
+    try:
+        table = pd.read_csv(io.StringIO(text.strip()), skipinitialspace=True)
+    except ValueError as e:
+        raise InvalidRequest(f"these cases cannot be read as CSV: {e}") from e
+    if "expected" not in table or not len(table):
+        raise InvalidRequest("the cases need a head with a column 'expected', and at least one row below it.")
+    write_atomic(project() / f"{name}.cases.csv", table.to_csv(index=False))
+    return table
 
 # %% ../nbs/50_verbs.ipynb #verbs-validate-code
 @verb
@@ -216,36 +308,65 @@ def validate(
     data: Annotated[Any, Arg("rows that it has not seen", "data")],
     target: Annotated[Any, Arg("the truth: a column of the data, or one value a row", "target")] = None,
     gates: Annotated[Path | None, Arg("a gates file, instead of <name>.gates in the project", "file")] = None,
-) -> Verdict:
+    sensitive: Annotated[Any, Arg("whose groups should fare alike: columns, race,sex, or a table", "columns")] = None,
+    cases: Annotated[Path | None, Arg("rows with their answer, instead of <name>.cases.csv", "file")] = None,
+    full: Annotated[bool, Arg("hear every judge, and give the verdict as a document")] = False,
+    budget: Annotated[float, Arg("seconds that all judges may take together, with --full")] = 300.0,
+    out: Annotated[Path | None, Arg("a folder for verdict.html, verdict.json and junit.xml", "file")] = None,
+) -> Any:
     """Judge a version on held-out data by every gate, and store the verdict on it.
 
-    Raises `ContractViolated` when the data is not what the model expects; a verdict that fails is returned, not raised.
+    Returns the `Verdict`, and with `full` a `Dossier` that has it as `verdict`; one that fails is returned, not raised.
+    Raises `ContractViolated` when the data is not what the model expects.
     """
     registry = _registry()
     version = _candidate(registry, name)
     champion = champion_of(registry, version)
-    with progress(f"validate {version}", 4) as step:
+    with progress(f"validate {version}", 4 + (len(JUDGES) if full else 0)) as step:
         step("fetch")
-        began = time.perf_counter()
+        theirs = champion and _open(registry, champion).contract
         with borrow(registry.download(version), version.bundle) as runtime:
-            load_ms = (time.perf_counter() - began) * 1000
             contract = runtime.bundle.contract
             gating = rules(version.name, gates, contract.output.kind)
             features, truth = split(data, truth_of(contract, data, target))
+            features, aside = persons((*contract.names, *(theirs.names if theirs else ())), features, sensitive)
             step("score")
-            given = rows(contract, champion and _open(registry, champion).contract, features)
-            case = scored(runtime, given, features, truth)
-            measured = facts(runtime, given, load_ms) | asked(gating, runtime, given, case)
+            given = rows(contract, theirs, features)
+            case = scored(runtime, given, features, truth, aside)
+            shown = (as_frame(given), case, tuple(map(str, aside)), cases_of(version.name, cases), gating.costs)
+            sections = heard(gating, Evidence(runtime.bundle, runtime.model, *shown), full, budget, step)
+            rival = runtime.bundle.simple and simply(runtime.bundle.simple, given, case)
+            unknown = [str(column) for column in aside if column not in contract.names]
+            measured = facts(runtime, given) | effort_of(version) | facts_of(sections, unknown)
+            if full or gating.speaks_of("load_ms") or gating.speaks_of("memory_mb"):
+                measured |= started(runtime.bundle.folder)
         other = champion and beside(registry, champion, contract, features, truth)
         step("judge")
-        checks = judge(gating, case, champion=other, trivial=trivial(case), facts=measured)
+        checks = judge(gating, case, champion=other, trivial=trivial(case), simple=rival, facts=measured)
+        checks = (*checks, *must_hold(sections))
         seen = data_digest(features, truth)
         verdict = Verdict(version.name, version.version, checks, gating.digest, seen, version.bundle, case.rows)
         step("store")
-        registry.add_verdict(version, verdict)
-        to, outcome = str(version.version), "passed" if verdict.passed else "failed"
-        registry.append(_event("validate", version.name, to=to, reason=outcome, verdict=verdict.digest))
-    return verdict
+        dossier = Dossier(verdict, sections, {g.metric: words()[g.metric] for g in gating.gates})
+        _keep(registry, version, dossier, full, out)
+    return dossier if full else verdict
+
+
+def _keep(registry: Registry, version: Version, dossier: Dossier, full: bool, out: Path | None) -> None:
+    """Store the verdict on the version and in the ledger; its document beside it, if it is `full`, and in `out`."""
+    verdict = dossier.verdict
+    texts = {}
+    if full or out:
+        texts = {"verdict.html": page(dossier), "verdict.json": dossier.to_json(), "junit.xml": junit(dossier)}
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        for file, text in texts.items():
+            write_atomic(out / file, text)
+    if full:
+        registry.attach(version, f"verdicts/{verdict.digest[:16]}", texts)
+    registry.add_verdict(version, verdict)
+    to, outcome = str(version.version), "passed" if verdict.passed else "failed"
+    registry.append(_event("validate", version.name, to=to, reason=outcome, verdict=verdict.digest))
 
 # %% ../nbs/50_verbs.ipynb #verbs-promote-code
 @verb
@@ -371,6 +492,49 @@ def predict(
             step(f"part {number}")
             answered.append(_ask(endpoint, contract, part))
     return pd.concat(answered)
+
+# %% ../nbs/50_verbs.ipynb #verbs-explain-code
+@dataclasses.dataclass(frozen=True, repr=False)
+class Explained(Record):
+    """One answer: what moved it, and what would change it."""
+
+    contributions: Contributions
+    hints: Hints | None = None
+
+    def __repr__(self) -> str:
+        return "\n\n".join(repr(part) for part in (self.contributions, self.hints) if part)
+
+    def _repr_html_(self) -> str:
+        return "".join(part._repr_html_() for part in (self.contributions, self.hints) if part)
+
+
+def _as_label(contract: Contract, word: Any) -> Any:
+    """The label that somebody typed."""
+    return next((label for label in contract.output.labels if str(label) == str(word)), word)
+
+
+@verb
+def explain(
+    name: Annotated[str, Arg("the model; its champion unless you say flights/3", "ref")],
+    row: Annotated[Any, Arg("one row: X_new.iloc[0], a variable, or a file whose first row is meant", "row")],
+    label: Annotated[str | None, Arg("the class whose probability is explained")] = None,
+    want: Annotated[str | None, Arg("the answer that is wished for; of a number a bound, as '<= 15'")] = None,
+    method: Annotated[str, Arg("auto, shap, shapley or lime")] = "auto",
+) -> Explained:
+    """Show what moved one answer, column by column, and the smallest changes that would turn it.
+
+    Raises `ContractViolated` for a row that the model would not be asked about.
+    """
+    registry = _registry()
+    version = registry.version(name)
+    with borrow(registry.download(version), version.bundle) as runtime:
+        contract, profile = runtime.bundle.contract, runtime.bundle.profile
+        label, want = (None if word is None else _as_label(contract, word) for word in (label, want))
+        told = contributions(runtime.model, row, draw(contract, profile), contract, label=label, method=method)
+        hints = None
+        if contract.output.labels or want is not None:
+            hints = counterfactual(runtime.model, row, contract, profile, want=want)
+    return Explained(told, hints)
 
 # %% ../nbs/50_verbs.ipynb #verbs-status-code
 @verb

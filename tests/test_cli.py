@@ -88,6 +88,9 @@ def test_every_verb_has_stdout_to_itself(files: Path) -> None:
     ask("gates", "flights", "--text", "-", typed=GATES)
     assert (files / "flights.gates").read_text() == GATES
     assert ask("validate", "flights/2", "--data", "test.csv", "--target", "late", code=3)["passed"] is False
+    (files / "train.py").write_text("trained = sum(range(1000))\n")
+    assert ask("fit", "train.py")["seconds"] > 0
+    assert ask("cases", "other", "--text", "-", typed="dep_delay,expected\n240,True\n")[0]["expected"] is True
     assert ask("up", "flights")["state"] == "ready"
     assert ask("promote", "flights/3", "--reason", "saves $100 {x}")["aliases"] == ["champion"]
     rows = ask("predict", "flights", "--data", "new.csv")
@@ -96,6 +99,7 @@ def test_every_verb_has_stdout_to_itself(files: Path) -> None:
     assert [e["version"] for e in ask("status")["items"]] == [1]
     assert "saves $100 {x}" in [e["reason"] for e in ask("history", "flights", "--verify")["items"]]
     assert ask("report", "flights")["type"] == "card"
+    assert ask("explain", "flights", "--row", "new.csv")["contributions"]["method"].startswith("shap")
     assert ask("down", "flights")["name"] == "flights"
     made = ask("key create", "flights", "--role", "admin", "--expires", "30d", "--rate", "100/s")
     assert made["secret"].startswith(f"dx_{made['key']['id']}_")

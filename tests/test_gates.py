@@ -11,7 +11,9 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from deploy_ext.core import InvalidRequest
-from deploy_ext.gates import DEFAULT, FACTS, OPERATORS, Gate, Gates, judge, parse, words
+from deploy_ext.cost import Costs
+from deploy_ext.gates import DEFAULT, FACTS, OPERATORS, Gate, Gates, parse, words
+from deploy_ext.judge import judge
 from deploy_ext.metrics import METRICS, Metric, interval, margin, paired, score, segments
 from deploy_ext.records import Check
 from deploy_ext.scored import Scored, trivial
@@ -54,20 +56,28 @@ GATES = st.builds(
 )
 
 
-SENSELESS = ("no segments", "one column at a time", "no bounds", "compare ")
+SENSELESS = ("no segments", "one column at a time", "no bounds", "compare ", "compares groups")
+
+
+LABELS = st.text() | st.booleans() | st.integers(-5, 5)
+AMOUNTS = st.floats(allow_nan=False, allow_infinity=False).map(lambda x: x + 0.0)  # -0.0 is written 0
+PAIRS = st.lists(st.tuples(LABELS, LABELS, AMOUNTS), min_size=1, max_size=3, unique_by=lambda row: row[:2])
+COSTS = PAIRS.map(lambda rows: Costs(tuple(rows))) | st.just(Costs(function="pricing.refund"))
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(GATES, min_size=1, max_size=3))
-def test_what_is_written_is_read_back(gates):
-    text = "\n".join(map(str, gates))
+@given(st.lists(GATES, min_size=1, max_size=3), COSTS)
+def test_what_is_written_is_read_back(gates, costs):
+    text = "\n".join([*costs.lines(), *map(str, gates)])
     try:
         parse(text)
     except InvalidRequest as e:  # read, but without sense: a segment of a size
         assert all(any(told in problem for told in SENSELESS) for _, _, problem in e.mistakes)
         reject()
     assert parse(text).gates == tuple(gates)
+    assert parse(text).costs == costs
     assert str(parse(text)) == text or any(gate.number == 0 for gate in gates)  # -0.0 is written 0
+    assert parse(str(parse(text))).digest == parse(text).digest
 
 
 @settings(max_examples=300, deadline=None)

@@ -91,7 +91,7 @@ def test_a_mistake_is_one_line(opened: Kernel) -> None:
         "%deploy rollback flights --reason too many": "'many' is one word too many",
         "%deploy rollback flights --reason 'too": "No closing quotation",
         "%deploy help regsiter": "Did you mean 'register'?",
-        "%%deploy status\nflights": "only %%deploy gates takes the rest of a cell. Write %deploy status with one %.",
+        "%%deploy status\nflights": "only %%deploy fit, %%deploy gates, %%deploy cases takes the rest of a cell.",
         "v = %deploy register X_tran --name a --data b": "model: there is no variable 'X_tran'.",
     }.items():
         reply = opened.try_(source)
@@ -141,7 +141,7 @@ def test_tab_over_the_protocol(opened: Kernel, tmp_path: Path) -> None:
     assert opened.run("[name for name in ('mlflow', 'pandas', 'sklearn') if name in sys.modules]").text == "[]"
     opened.run(START)
     offers = {
-        "%deploy ": ["register", "gates", "metrics", "validate"],
+        "%deploy ": ["fit", "register", "gates", "metrics", "cases", "validate"],
         "v = %deploy reg": ["register"],
         "x = 1\nfor i in x:\n    v = %deploy reg|\nprint(v)": ["register"],
         "%deploy register --purpose 'a b' mo": ["model"],

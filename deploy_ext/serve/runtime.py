@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import resource
 import site
 import sys
 import sysconfig
@@ -229,7 +230,14 @@ def _check(folder: str) -> dict[str, Any]:
     except DeployError as e:
         return {"ok": False, "kind": type(e).__name__, "error": str(e), "data": e.data, "exit": e.exit_code}
     modules = {name.split(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
-    return {"ok": True, "load_ms": (loaded - began) * 1000, "rows": rows, "modules": sorted(modules)}
+    took = {"load_ms": (loaded - began) * 1000, "memory_mb": _memory()}
+    return {"ok": True, **took, "rows": rows, "modules": sorted(modules)}
+
+
+def _memory() -> float:
+    """The most memory that this process has had, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def main(arguments: Sequence[str]) -> int:
