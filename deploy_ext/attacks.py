@@ -9,7 +9,9 @@ import contextlib
 import logging
 import logging.config
 import math
+import os
 import queue
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -250,14 +252,25 @@ def _refine(oracle: _Oracle, rows: np.ndarray, budget: int) -> None:
             search.thread.join()
 
 
+@contextlib.contextmanager
+def _guarded() -> Iterator[None]:
+    """While art is imported: its logging would close every log file, and its home would get a folder that stays."""
+    configure, home = logging.config.dictConfig, os.environ.get("HOME")
+    with tempfile.TemporaryDirectory(prefix="deploy_ext-") as elsewhere:
+        logging.config.dictConfig = lambda config: None
+        os.environ["HOME"] = elsewhere
+        try:
+            yield
+        finally:
+            logging.config.dictConfig = configure
+            os.environ.pop("HOME")
+            os.environ |= {} if home is None else {"HOME": home}
+
+
 def _toolbox() -> tuple[Any, Any]:
     """HopSkipJump, and the classifier of which it sees the answers only. Raises `InvalidRequest` without the extra."""
-    configure = logging.config.dictConfig
-    logging.config.dictConfig = lambda config: None  # art's would close every log file of this process
-    try:
+    with _guarded():
         found = need("art.attacks.evasion", "robust"), need("art.estimators.classification", "robust")
-    finally:
-        logging.config.dictConfig = configure
     log = logging.getLogger("art")
     if not log.handlers:
         log.addHandler(logging.NullHandler())

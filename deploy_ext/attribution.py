@@ -71,7 +71,8 @@ def prepared(contract: Contract, data: Any) -> pd.DataFrame:
 
 def mixed(pool: pd.DataFrame, at: np.ndarray) -> pd.DataFrame:
     """Rows put together from those of the pool: `at` (n x m) says from which row each of the m columns is."""
-    parts = {name: column.array.take(at[:, i]) for i, (name, column) in enumerate(pool.items())}
+    series: Any = need("pandas").Series  # with its dtype, or pandas would guess one for a column of objects
+    parts = {n: series(c.array.take(at[:, i]), dtype=c.dtype) for i, (n, c) in enumerate(pool.items())}
     return need("pandas").DataFrame(parts)
 
 # %% ../nbs/23_attribution.ipynb #attribution-attribution-code

@@ -5,16 +5,19 @@
 # %% ../nbs/47_jury.ipynb #jury-imports
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import pickle
 import select
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,7 +31,7 @@ from .cost import PRICED, Costs, metrics_of
 from .curves import curves
 from .dossier import Section, section
 from .drift import compare
-from .fairness import fairness
+from .fairness import fairness, thresholds
 from .gates import FACTS, Gates
 from .importance import importance
 from .metrics import Estimate, find, interval, score
@@ -155,12 +158,12 @@ def _poison(e: Evidence) -> Record:
     return poison(e.rows, e.case.truth, e.case.labels, e.bundle.profile)
 
 
-def _fairness(e: Evidence) -> Record:
+def _by_groups(look: Callable[..., Record], e: Evidence) -> Record:
     if not e.sensitive:
         raise NotAsked("nobody named the columns whose groups should fare alike: --sensitive race,sex")
     if e.case.kind != "binary":
         raise NotAsked(f"groups are compared for classifiers of two classes, this is {e.case.kind}")
-    return fairness(e.case, *e.sensitive)
+    return look(e.case, *e.sensitive)
 
 
 def _cases(e: Evidence) -> Record:
@@ -191,7 +194,8 @@ JUDGES: dict[str, Judge] = {
     "labels": Judge(("data.label_noise",), lambda e: label_noise(e.case)),
     "poison": Judge(("data.poison", "data.out_of_profile"), _poison),
     "drift": Judge(("drift",), lambda e: compare(e.bundle.profile, measure(e.rows, e.case.prediction))),
-    "fairness": Judge((), _fairness),
+    "fairness": Judge((), partial(_by_groups, fairness)),
+    "thresholds": Judge((), partial(_by_groups, thresholds)),
     "cases": Judge(("cases",), _cases),
     "explain": Judge(("explain",), lambda e: importance(e.model, e.rows, e.bundle.contract)),
     "robustness": Judge(("flip_rate", "change"), lambda e: perturb(e.ask, e.rows, e.bundle.contract, e.bundle.profile)),
@@ -258,7 +262,9 @@ def _serve(folder: Path, out: IO[str]) -> None:
 
 
 def main() -> None:
-    """`python -m deploy_ext.jury FOLDER`: standard output is for findings alone."""
+    """`python -m deploy_ext.jury FOLDER`: standard output is for findings alone. It ends with whoever started it."""
+    if sys.platform == "linux":  # a judge that hangs would outlive a notebook that was killed
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         _serve(Path(sys.argv[1]), out)

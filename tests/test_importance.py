@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 from sklearn.svm import SVC
 
-from deploy_ext.attribution import asker, prepared
+from deploy_ext.attribution import asker, mixed, prepared
 from deploy_ext.bundle import Answers
 from deploy_ext.contract import Contract, infer
 from deploy_ext.core import ContractViolated, InvalidRequest
@@ -224,3 +224,19 @@ def test_a_forest_too_large_for_shap_and_a_model_asked_about_many_columns() -> N
 
     assert importance(ask, wide, contract)["c7"].share == 1.0
     assert sum(asked) <= max(ASKED, 200 * 251) + 200
+
+
+def test_rows_that_are_put_together_keep_every_dtype() -> None:
+    table = pd.DataFrame(
+        {
+            "seats": pd.array([1, None, 3], dtype="Int64"),
+            "direct": pd.array([True, None, False], dtype="boolean"),
+            "carrier": pd.Categorical(["AA", "B6", None]),
+            "when": pd.date_range("2013-01-01", periods=3, tz="America/New_York"),
+            "remark": pd.Series(["a", None, "b"], dtype=object),
+            "small": np.array([1, 2, 3], dtype="int8"),
+        }
+    )
+    found = mixed(table, np.array([[2, 1, 0, 0, 2, 1]] * 4))
+    assert found.dtypes.tolist() == table.dtypes.tolist()
+    assert found.iloc[3].tolist() == [3, pd.NA, "AA", table["when"][0], "b", 2]

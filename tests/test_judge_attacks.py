@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -280,6 +281,14 @@ def test_log_files_stay_open(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "log"], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert "still here" in (tmp_path / "log").read_text()
+
+
+def test_no_folder_of_the_toolbox_stays_in_the_home_folder(tmp_path: Path) -> None:
+    code = "from deploy_ext.attacks import _toolbox; _toolbox(); import os; print(os.environ['HOME'])"
+    home = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=home)
+    assert done.stdout.strip() == str(tmp_path), done.stderr
+    assert not (tmp_path / ".art").exists()
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

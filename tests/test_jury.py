@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
-from stories import COLUMNS, flights, good
+from stories import COLUMNS, flights, good, until
 
 import deploy_ext
 from deploy_ext import dossier
@@ -77,6 +79,24 @@ def test_a_judge_without_a_finding_is_a_failed_check_and_the_others_are_heard(ho
     assert Registry().latest("flights").verdict == found.verdict
 
 
+def test_a_jury_ends_with_whoever_asked_for_it(hostile, tmp_path) -> None:
+    hostile("hang")
+    code = """if True:
+        import sys; sys.path.insert(0, {here!r})
+        from stories import flights
+        import deploy_ext
+        deploy_ext.validate("flights", flights(1), "late", full=True, budget=600)
+        """
+    parent = subprocess.Popen([sys.executable, "-c", code.format(here=str(Path(__file__).parent))])
+    try:
+        seats = until(lambda: [c for c in psutil.Process(parent.pid).children() if "deploy_ext.jury" in c.cmdline()])
+        parent.kill()
+        parent.wait()
+        assert psutil.wait_procs(seats, timeout=30)[1] == []
+    finally:
+        parent.kill()
+
+
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
     """Two full validations of one good model on the same rows, and the project."""
@@ -127,6 +147,7 @@ def test_groups_that_the_model_does_not_know_are_compared(judged) -> None:
     (check,) = [c for c in first.verdict.checks if c.metric == "selection_rate_ratio[city]"]
     assert check.result == "pass" and check.low is not None and check.value == pytest.approx(1, abs=0.25)
     assert {row["group"] for row in first["fairness"].rows} == {"x", "y"}
+    assert "selection_rate_ratio[city]" in first["thresholds"].title  # offered, or why none are needed
 
 
 def test_the_document_is_in_the_folder_and_beside_the_version(judged) -> None:

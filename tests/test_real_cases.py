@@ -18,6 +18,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import deploy_ext
 from deploy_ext.core import GateFailed
+from deploy_ext.fairness import thresholds
+from deploy_ext.scored import Scored
 
 
 @lru_cache
@@ -49,6 +51,11 @@ def flights_model(columns: list[str], last: object | None = None) -> Pipeline:
     return make_pipeline(encode, last or LogisticRegression(max_iter=500))
 
 
+def answered(model: Pipeline, rows: Any, data: Any) -> Scored:
+    """The model's answers beside the truth, with all columns for groups."""
+    return Scored(data["granted"].to_numpy(), model.predict(rows), model.predict_proba(rows), (False, True), data)
+
+
 def test_a_model_that_wins_on_auc_is_refused_on_fairness() -> None:
     data = mortgages()
     train, test = data[:1400], data[1400:]
@@ -69,6 +76,8 @@ def test_a_model_that_wins_on_auc_is_refused_on_fairness() -> None:
     auc, ratio = verdict.checks
     assert auc.result == "pass" and auc.value > 0.75  # it wins
     assert ratio.result == "fail" and ratio.value < 0.8 and ratio.high is not None  # and is refused
+    offered = thresholds(answered(better, test[inputs], test), "afam")
+    assert offered.after and offered.after >= 0.8 and offered.accuracy_after
     with pytest.raises(GateFailed, match="selection_rate_ratio"):
         deploy_ext.promote("loans/2")
     assert deploy_ext.history("loans")[-1].what == "validate"
