@@ -308,7 +308,8 @@ def visiting(bundle: Bundle) -> Iterator[None]:
     finder = settle(bundle)
 
     def taken() -> dict[str, Any]:
-        return {name: module for name, module in list(sys.modules.items()) if name.split(".")[0] in finder.roots}
+        known = sys.modules.copy()  # in one step: another thread may be importing
+        return {name: module for name, module in known.items() if name.split(".")[0] in finder.roots}
 
     before = taken()
     for name in before:

@@ -203,3 +203,13 @@ def test_rows_that_were_learnt_are_recognized(judged) -> None:
     verdict = deploy_ext.validate("flights", known, "late", sensitive="city", gates=folder / "seen.gates")
     assert isinstance(verdict, Verdict)
     assert [check.result for check in verdict.checks[:4]] == ["pass"] * 4
+
+
+def test_memory_is_that_of_the_fresh_process_and_not_of_the_one_that_asks(judged) -> None:
+    ballast = np.ones(100_000_000)  # 800 MB
+    _, folder = judged
+    (folder / "memory.gates").write_text("memory_mb <= 500\nmemory_mb > 10\nload_ms > 0\n")
+    known = flights(0).assign(city="x")
+    verdict = deploy_ext.validate("flights", known, "late", sensitive="city", gates=folder / "memory.gates")
+    assert [check.result for check in verdict.checks[:3]] == ["pass"] * 3, verdict
+    assert ballast.sum() > 0

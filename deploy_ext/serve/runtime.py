@@ -236,7 +236,10 @@ def _check(folder: str) -> dict[str, Any]:
 
 def _memory() -> float:
     """The most memory that this process has had, in MB."""
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, kilobytes elsewhere
+    if sys.platform == "linux":  # where getrusage(2) also counts what the process that started this one had
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
