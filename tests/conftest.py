@@ -8,10 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 settings.register_profile("deploy_ext", deadline=None)  # two shared cores: a slow example is not a failure
 settings.load_profile("deploy_ext")
@@ -82,6 +85,19 @@ def without(package: str, what: str) -> NoReturn:
 def chromium() -> str:
     """The browser for playwright's `executable_path`."""
     return shutil.which("chromium") or without("chromium", "there is no chromium here")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    """Chromium without a screen, which asks nobody for news; no longer than a module, as its event loop stays on."""
+    from playwright.sync_api import sync_playwright
+
+    quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    arguments = [*quiet.split(), "--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
@@ -19,7 +18,7 @@ from dossiers import ANY_CHECK, CHECKS, FULL, PARTS, SECTIONS, WHEN, WILD, hosti
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from deploy_ext.core import InvalidRequest
 from deploy_ext.dossier import KEPT, Dossier, Section, judged, mark, page, read, schema, section
@@ -411,16 +410,6 @@ def test_a_page_is_the_same_twice() -> None:
 
 
 # a browser
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    args = [*quiet.split(), "--disable-component-update", "--disable-sync"]
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=args)
-        yield opened
-        opened.close()
 
 
 def luminance(colour: str) -> float:

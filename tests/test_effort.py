@@ -130,13 +130,13 @@ def test_the_clock_is_that_of_the_run_alone() -> None:
     result, effort = measure(run)
     assert result == "done"
     assert effort.seconds >= ended[0] - began[0]
-    assert effort.seconds == pytest.approx(ended[0] - began[0], abs=0.5)  # codecarbon takes two seconds to begin
+    assert effort.seconds == pytest.approx(ended[0] - began[0], abs=1)  # codecarbon takes two seconds to begin
 
 
 def test_processor_time_counts_a_child_that_has_ended() -> None:
     burn = "import time\nwhile time.process_time() < 0.5: pass"
     _, effort = measure(lambda: subprocess.run([sys.executable, "-c", burn], check=True))
-    assert effort.cpu_seconds >= 0.5
+    assert effort.cpu_seconds >= 0.45  # the system counts in ticks of 10 ms; without the child it is 0.01
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets the peak begin anew")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 pytestmark = [pytest.mark.browser]
 
@@ -28,15 +28,6 @@ CELLS = [
     "",
 ]
 QUIET = {"fetchNews": "false", "checkForUpdates": False}
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 READY = """() => {
     const app = window.jupyterapp, context = app?.shell.currentWidget?.sessionContext;
     const kernel = context?.session?.kernel;
@@ -79,14 +70,12 @@ def lab() -> Iterator[str]:
 
 
 @pytest.fixture
-def page(lab: str, chromium: str) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        opened = browser.new_page(viewport={"width": 1200, "height": 1500})
-        opened.goto(lab)
-        opened.wait_for_function(READY, timeout=60_000)
-        yield opened
-        browser.close()
+def page(lab: str, browser: Browser) -> Iterator[Page]:
+    opened = browser.new_page(viewport={"width": 1200, "height": 1500})
+    opened.goto(lab)
+    opened.wait_for_function(READY, timeout=60_000)
+    yield opened
+    opened.close()
 
 
 def test_the_story_in_lab(page: Page) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import schemathesis
 from jsonschema import Draft202012Validator
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from schemathesis.core.result import Ok
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
@@ -187,17 +187,15 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, s
 
 
 @pytest.fixture
-def tab(chromium: str) -> Iterator[tuple[Page, list[str]]]:
+def tab(browser: Browser) -> Iterator[tuple[Page, list[str]]]:
     """A browser's tab, and everything that it asks for, says or complains of."""
-    quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    args = [*quiet.split(), "--disable-component-update", "--disable-sync"]
-    with sync_playwright() as playwright:
-        page, seen = playwright.chromium.launch(executable_path=chromium, args=args).new_page(), []
-        page.on("request", lambda request: seen.append(request.url))
-        page.on("dialog", lambda dialog: seen.append(dialog.message))
-        page.on("pageerror", lambda error: seen.append(str(error)))
-        page.on("console", lambda message: seen.append(message.text) if "401" not in message.text else None)
-        yield page, seen
+    page, seen = browser.new_page(), []
+    page.on("request", lambda request: seen.append(request.url))
+    page.on("dialog", lambda dialog: seen.append(dialog.message))
+    page.on("pageerror", lambda error: seen.append(str(error)))
+    page.on("console", lambda message: seen.append(message.text) if "401" not in message.text else None)
+    yield page, seen
+    page.close()
 
 
 @pytest.mark.server

