@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import tempfile
@@ -55,6 +56,8 @@ class Notebook(pytest.File):
 
         def restore() -> None:
             self.shell.close()
+            atexit.unregister(self.shell.atexit_operations)  # it would collect garbage, page after page
+            del self.shell
             InteractiveShell._instance = None  # type: ignore[assignment]
             os.environ.clear()
             os.environ.update(before[0])

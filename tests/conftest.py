@@ -90,11 +90,12 @@ def chromium() -> str:
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
     """Chromium without a screen, which asks nobody for news; no longer than a module, as its event loop stays on."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     arguments = [*quiet.split(), "--disable-component-update", "--disable-sync"]
     with sync_playwright() as playwright:
+        expect.set_options(timeout=60_000)  # milliseconds; two shared cores are slow at times
         opened = playwright.chromium.launch(executable_path=chromium, args=arguments)
         yield opened
         opened.close()

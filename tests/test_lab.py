@@ -72,8 +72,9 @@ def lab() -> Iterator[str]:
 @pytest.fixture
 def page(lab: str, browser: Browser) -> Iterator[Page]:
     opened = browser.new_page(viewport={"width": 1200, "height": 1500})
+    opened.set_default_timeout(120_000)
     opened.goto(lab)
-    opened.wait_for_function(READY, timeout=60_000)
+    opened.wait_for_function(READY)
     yield opened
     opened.close()
 

@@ -190,6 +190,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, s
 def tab(browser: Browser) -> Iterator[tuple[Page, list[str]]]:
     """A browser's tab, and everything that it asks for, says or complains of."""
     page, seen = browser.new_page(), []
+    page.set_default_timeout(120_000)
     page.on("request", lambda request: seen.append(request.url))
     page.on("dialog", lambda dialog: seen.append(dialog.message))
     page.on("pageerror", lambda error: seen.append(str(error)))

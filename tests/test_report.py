@@ -84,6 +84,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Version]
 def tab(browser: Browser) -> Iterator[tuple[Page, list[str]]]:
     """An empty tab, and the list of all URLs that it asks for."""
     page, asked = browser.new_page(), []
+    page.set_default_timeout(120_000)
     page.on("request", lambda request: asked.append(request.url))
     page.on("websocket", lambda socket: asked.append(socket.url))
     yield page, asked
