@@ -25,6 +25,6 @@ setup(
     entry_points={"console_scripts": scripts},
     packages=["deploy_ext", "deploy_ext.serve", "deploy_ext.templates"],
     package_dir={"deploy_ext.templates": "templates"},
-    package_data={"deploy_ext.templates": ["*.ipynb"], "deploy_ext.serve": ["*.html"]},
+    package_data={"deploy_ext.templates": ["*.ipynb", "*/*"], "deploy_ext.serve": ["*.html"]},
     include_package_data=False,
 )

@@ -1,7 +1,7 @@
 """From a fitted model in a notebook to a verified, gated, served version and back.
 
-`deploy_ext.register(model, "flights", X, y)` and the other names in `__all__` are the functions of `deploy_ext.verbs`,
-imported when first asked for, so that `import deploy_ext` and `%load_ext deploy_ext` cost nothing. Some rooms have the
+`deploy_ext.register(model, "flights", X, y)` and the other names in `__all__` are the functions of `deploy_ext.verbs`
+(and `Secret`, for the parameters of a notebook), imported when first asked for, so that `import deploy_ext` and `%load_ext deploy_ext` cost nothing. Some rooms have the
 name of a verb: `deploy_ext.report` is always the verb, `from deploy_ext.report import fill` reaches into the room.
 """
 
@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deploy_ext.secret import Secret
     from deploy_ext.verbs import (
         cases,
         doctor,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         fit,
         gates,
         history,
+        init,
         journal,
         journal_forget,
         key_create,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         promote,
         register,
         report,
+        retrain,
         rollback,
         status,
         up,
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = (
+    "Secret",
     "fit",
     "register",
     "validate",
@@ -47,6 +51,8 @@ __all__ = (
     "status",
     "predict",
     "rollback",
+    "retrain",
+    "init",
     "history",
     "report",
     "doctor",
@@ -66,7 +72,7 @@ __all__ = (
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'deploy_ext' has no attribute '{name}'")
-    return getattr(importlib.import_module("deploy_ext.verbs"), name)
+    return getattr(importlib.import_module("deploy_ext.secret" if name == "Secret" else "deploy_ext.verbs"), name)
 
 
 def __dir__() -> list[str]:

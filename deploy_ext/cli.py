@@ -34,8 +34,8 @@ def shown(result: Any, as_json: bool) -> str:
 
 
 def exit_code(result: Any) -> int:
-    """0, or 3 for a verdict that failed."""
-    return 3 if getattr(result, "passed", True) is False else 0
+    """What a job ended with; 3 for a verdict that failed; else 0."""
+    return getattr(result, "exit_code", 3 if getattr(result, "passed", True) is False else 0)
 
 # %% ../nbs/62_cli.ipynb #cli-face-code
 def _text(word: str) -> str:
@@ -58,7 +58,7 @@ def face() -> Face:
     def resolve(option: Option, word: Any, values: Any) -> Any:
         return _text(word) if option.kind == "cell" else inputs.resolve(option, word, values, {})
 
-    return grammar.Face(PROG, verbs.COMMANDS, resolve, notes=NOTES)
+    return grammar.Face(PROG, verbs.COMMANDS, resolve, about=verbs.about, notes=NOTES)
 
 # %% ../nbs/62_cli.ipynb #cli-run-code
 def _answer(words: list[str], as_json: bool) -> tuple[str, int]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['T', 'DeployError', 'InvalidRequest', 'GateFailed', 'ContractViolated', 'NotebookFailed', 'EndpointFailed', 'TimedOut',
            'VerificationFailed', 'nearest', 'pick', 'need', 'canonical', 'digest', 'write_atomic', 'Settings',
-           'project', 'home', 'settings', 'whoami', 'now', 'progress']
+           'project', 'home', 'settings', 'whoami', 'now', 'progress', 'aside']
 
 # %% ../nbs/00_core.ipynb #core-imports
 import contextlib
@@ -274,3 +274,11 @@ def progress(title: str, steps: int) -> Iterator[typing.Callable[[str], None]]:
             bar.update(1)
 
         yield begin
+
+# %% ../nbs/00_core.ipynb #core-aside-code
+def aside(text: str) -> None:
+    """Write `text` as it is to where progress is shown, above a bar that may stand there."""
+    from tqdm import tqdm
+
+    if text:
+        tqdm.write(text, file=sys.stdout if "ipykernel" in sys.modules else sys.stderr, end="")

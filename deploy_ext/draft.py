@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import uuid
 from collections.abc import Mapping
@@ -18,7 +19,17 @@ from .records import Event
 from .store import TAG, AlreadyThere, NotThere, Store, erase
 
 # %% auto #0
-__all__ = ['Draft', 'undo']
+__all__ = ['JOB', 'PARENT', 'of_job', 'Draft', 'undo']
+
+# %% ../nbs/12_draft.ipynb #draft-job-code
+JOB = "DEPLOY_EXT_JOB"  # in a job's kernel: the id of the job
+PARENT = "DEPLOY_EXT_JOB_RUN"  # and of its MLflow run
+
+
+def of_job() -> dict[str, str]:
+    """The tags of a run that is made inside of a job: which job, and the run that it hangs below."""
+    told = {f"{TAG}job": os.environ.get(JOB), "mlflow.parentRunId": os.environ.get(PARENT)}
+    return {key: value for key, value in told.items() if value}
 
 # %% ../nbs/12_draft.ipynb #draft-make-code
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class Draft:
         simple = {k: str(v)[:5000] for k, v in provenance.items() if isinstance(v, (str, int, float, bool))}
         known = {"source.git.commit": event.commit, "source.name": event.notebook, "user": event.who}
         tags = {f"{TAG}{k}": v for k, v in simple.items()} | {f"mlflow.{k}": v for k, v in known.items() if v}
-        tags[f"{TAG}token"] = self.token
+        tags |= {**of_job(), f"{TAG}token": self.token}
         run = self.store.call("create_run", self.experiment, tags=tags, run_name=f"register {self.name}")
         for file, text in files.items():
             self.store.call("log_text", run.info.run_id, text, file)

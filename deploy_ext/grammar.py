@@ -24,10 +24,11 @@ __all__ = ['Arg', 'Option', 'Command', 'command', 'Face', 'find', 'parser', 'par
 # %% ../nbs/45_grammar.ipynb #grammar-arg-code
 @dataclass(frozen=True)
 class Arg:
-    """What the signature cannot say of a parameter: a sentence of help, and the kind of thing it names."""
+    """What the signature cannot say of a parameter: a sentence of help, the kind of thing it names, a short form."""
 
     help: str
     kind: str = "text"
+    short: str = ""  # one letter: -p
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class Option:
     default: Any
     many: bool
     positional: bool
+    short: str = ""
+
+    @property
+    def flags(self) -> list[str]:
+        """All that may be typed for it."""
+        return [self.flag, *([f"-{self.short}"] if self.short else [])]
 
     @property
     def flag(self) -> str:
@@ -86,7 +93,7 @@ def command(function: Callable[..., Any]) -> Command:
         bare = position == 0 and convert is not bool
         required = p.default is inspect.Parameter.empty
         default = None if required else p.default
-        options.append(Option(p.name, arg.help, arg.kind, convert, required, default, many, bare))
+        options.append(Option(p.name, arg.help, arg.kind, convert, required, default, many, bare, arg.short))
     return Command(function.__name__.rstrip("_").replace("_", " "), function, tuple(options))
 
 # %% ../nbs/45_grammar.ipynb #grammar-face-code
@@ -95,6 +102,7 @@ class Face:
     """One way to say the sentences.
 
     `resolve(option, word, values)` is the thing that a word names, when the options before it have `values`;
+    `about(option, word)` is what help tells of the thing that the first word names;
     `suggest(option, said, begun)` is what may stand as an option's value, when `said` are the words before it.
     """
 
@@ -102,6 +110,7 @@ class Face:
     commands: Mapping[str, Command]
     resolve: Callable[[Option, Any, Mapping[str, Any]], Any]
     suggest: Callable[[Option, list[str], str], Iterable[str]] = lambda option, said, begun: ()
+    about: Callable[[Option, str], str] = lambda option, word: ""
     cells: bool = False
     notes: str = ""
 
@@ -141,19 +150,21 @@ def parser(face: Face, cmd: Command) -> argparse.ArgumentParser:
     for o in face.options(cmd):
         told = o.help.replace("%", "%%") + (" (in a file, or - for standard input)" if o.kind == "cell" else "")
         if o.type is bool:
-            made.add_argument(o.flag, action="store_true", help=told)
+            made.add_argument(*o.flags, action="store_true", help=told)
         elif o.positional:
             made.add_argument(o.name, nargs=None if o.required else "?", type=o.type, default=o.default, help=told)
         else:
             repeat: Any = {"action": "append"} if o.many else {"default": o.default}
             shown = {"data": "DATA", "file": "FILE", "cell": "FILE"}.get(o.kind, o.name.upper())
-            made.add_argument(o.flag, dest=o.name, type=o.type, required=o.required, metavar=shown, help=told, **repeat)
+            made.add_argument(
+                *o.flags, dest=o.name, type=o.type, required=o.required, metavar=shown, help=told, **repeat
+            )
     return made
 
 
 def _known(face: Face, cmd: Command, words: list[str]) -> None:
     """Raises `InvalidRequest` for what looks like an option and is none."""
-    flags = [o.flag for o in face.options(cmd) if not o.positional]
+    flags = [flag for o in face.options(cmd) if not o.positional for flag in o.flags]
     for word in words:
         if re.fullmatch(r"--?[A-Za-z]\S*", word) and word.partition("=")[0] not in flags:
             hint = nearest(word, flags) if flags else "It has no options."
@@ -191,7 +202,12 @@ def asked_help(face: Face, words: list[str]) -> Help | None:
     if words and not asked:
         return None
     named = [w for w in words if w not in ("help", "--help", "-h")]
-    return Help(parser(face, find(face, named)[0]).format_help() if named else _overview(face))
+    if not named:
+        return Help(_overview(face))
+    cmd, said = find(face, named)
+    first = next((o for o in face.options(cmd) if o.positional), None)
+    more = face.about(first, said[0]) if first and said and not said[0].startswith("-") else ""
+    return Help("\n".join(filter(None, [parser(face, cmd).format_help(), more])))
 
 # %% ../nbs/45_grammar.ipynb #grammar-sentence-code
 def say(face: Face, words: list[str], body: str | None = None) -> Any:
@@ -214,7 +230,7 @@ def say(face: Face, words: list[str], body: str | None = None) -> Any:
 def _wanted(options: list[Option], words: list[str]) -> Option | None:
     """The option whose value comes next after `words`, or None where only an option's name may come."""
     bare = next((o for o in options if o.positional), None)
-    valued = {o.flag: o for o in options if not o.positional and o.type is not bool}
+    valued = {flag: o for o in options if not o.positional and o.type is not bool for flag in o.flags}
     wanted = None
     for word in words:
         if wanted:

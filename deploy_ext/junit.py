@@ -15,7 +15,7 @@ from .dossier import Dossier, Section, between
 from .records import Check, Verdict, cell
 
 # %% auto #0
-__all__ = ['junit']
+__all__ = ['junit', 'job_junit']
 
 # %% ../nbs/43_junit.ipynb #junit-code
 def _legal(text: Any) -> str:
@@ -23,8 +23,10 @@ def _legal(text: Any) -> str:
     return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "", str(text))
 
 
-def _suite(root: ElementTree.Element, v: Verdict, name: str, cases: Sequence[ElementTree.Element]) -> None:
-    """A testsuite with its counts. Names that occur again get a number, or a server would drop the tests."""
+def _suite(root: ElementTree.Element, name: str, cases: Sequence[ElementTree.Element], v: Verdict | None) -> None:
+    """A testsuite with its counts, and what the verdict was given on.
+
+    Names that occur again get a number, or a server would drop the tests."""
     seen, taken = Counter[str](), {case.get("name", "") for case in cases}
     for case in cases:
         told = case.get("name", "")
@@ -34,14 +36,15 @@ def _suite(root: ElementTree.Element, v: Verdict, name: str, cases: Sequence[Ele
             number += 1
         case.set("name", told if number == 1 else f"{told} ({number})")
         taken.add(case.get("name", ""))
-        case.set("classname", _legal(f"{v.name}/{v.version}.{name}"))
-    suite = ElementTree.SubElement(root, "testsuite", name=_legal(f"{v.name}/{v.version}.{name}"))
+        case.set("classname", _legal(name))
+    suite = ElementTree.SubElement(root, "testsuite", name=_legal(name))
     suite.attrib.update(_counts(cases))
-    suite.set("timestamp", v.when.strftime("%Y-%m-%dT%H:%M:%S"))
-    told = {"model": v.name, "version": v.version, "rows": v.rows, "gates": v.gates, "data": v.data, "bundle": v.bundle}
-    properties = ElementTree.SubElement(suite, "properties")
-    for key, value in told.items():
-        ElementTree.SubElement(properties, "property", name=key, value=_legal(value))
+    if v:
+        suite.set("timestamp", v.when.strftime("%Y-%m-%dT%H:%M:%S"))
+        told = {"model": v.name, "version": v.version, "rows": v.rows, "gates": v.gates, "data": v.data}
+        properties = ElementTree.SubElement(suite, "properties")
+        for key, value in (told | {"bundle": v.bundle}).items():
+            ElementTree.SubElement(properties, "property", name=key, value=_legal(value))
     suite.extend(cases)
 
 
@@ -93,6 +96,21 @@ def junit(dossier: Dossier) -> str:
     gates, judges = [_gate_case(c) for c in v.checks], [_judge_case(s) for s in dossier.sections]
     root.attrib.update(_counts([*gates, *judges]))
     for name, cases in (("gates", gates), ("judges", judges)):
-        _suite(root, v, name, cases)
+        _suite(root, f"{v.name}/{v.version}.{name}", cases, v)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True).decode()
+
+# %% ../nbs/43_junit.ipynb #junit-job-code
+def job_junit(name: str, cells: Sequence[tuple[str, float, str, str]], verdict: Verdict | None) -> str:
+    """A job as JUnit XML (UTF-8). cells: what each is called, its seconds, how it went, and what is to be told of it.
+
+    How a cell went is "done", "failed" or "skipped"."""
+    root, tags = ElementTree.Element("testsuites", name=_legal(name)), {"failed": "error", "skipped": "skipped"}
+    tests = [_tell(_case(called, took), tags.get(how, "system-out"), told) for called, took, how, told in cells]
+    gates = [_gate_case(c) for c in verdict.checks] if verdict else []
+    root.attrib.update(_counts([*tests, *gates]))
+    _suite(root, f"{name}.cells", tests, None)
+    if verdict:
+        _suite(root, f"{verdict.name}/{verdict.version}.gates", gates, verdict)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True).decode()

@@ -39,7 +39,7 @@ def face(shell: Any) -> Face:
     def suggest(option: grammar.Option, said: list[str], begun: str) -> list[str]:
         return inputs.suggest(option, said, begun, shell.user_ns)
 
-    return grammar.Face(PROG, verbs.COMMANDS, resolve, suggest, cells=True)
+    return grammar.Face(PROG, verbs.COMMANDS, resolve, suggest, verbs.about, cells=True)
 
 
 def make(shell: Any) -> Any:

@@ -43,19 +43,20 @@ SESSION = "JPY_SESSION_NAME"
 
 
 @contextlib.contextmanager
-def own_kernel(notebook: Path) -> Iterator[Any]:
-    """A manager of one kernel, this interpreter, over socket files; the kernel ends with the block.
+def own_kernel(notebook: Path, kernel: str = "python3") -> Iterator[Any]:
+    """A manager of one kernel over socket files; the kernel ends with the block.
 
-    It is told which `notebook` it runs, as Jupyter tells its kernels: a model registered there names it."""
+    python3 is this interpreter, another name a kernel that Jupyter knows. It is told which `notebook` it runs, as
+    Jupyter tells its kernels: a model registered there names it."""
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
 
     before = os.environ.get(SESSION)
     with tempfile.TemporaryDirectory() as folder:
-        only = KernelSpecManager(kernel_dirs=[])
+        only = KernelSpecManager(kernel_dirs=[]) if kernel == "python3" else KernelSpecManager()
         sockets = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
-        manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=only, **sockets)
+        manager = AsyncKernelManager(kernel_name=kernel, kernel_spec_manager=only, **sockets)
         os.environ[SESSION] = str(notebook.absolute())
         try:
             yield manager

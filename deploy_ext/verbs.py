@@ -9,7 +9,10 @@ import contextlib
 import dataclasses
 import functools
 import io
+import os
+import platform
 import re
+import sysconfig
 import tempfile
 import weakref
 from collections.abc import Callable
@@ -40,12 +43,13 @@ from deploy_ext.core import (
 )
 from .counterfactual import Hints, counterfactual
 from .dossier import Dossier, page
+from .draft import JOB
 from .drift import Drift
 from .effort import Effort, measure
 from .explain import Contributions, contributions
 from .flavors import predictor
 from .gates import Gates, margin_of, parse, words
-from .grammar import Arg, Command, command
+from .grammar import Arg, Command, Option, command
 from .journal import altered, forget, moment, read
 from .judge import judge
 from deploy_ext.judging import (
@@ -74,18 +78,32 @@ from .records import Endpoint, Event, Listing, ModelRef, Record, Verdict, Versio
 from .registry import CHAMPION, Registry
 from .report import serve as publish
 from .report import write as write_report
+from deploy_ext.retrain import (
+    Retrained,
+    alone,
+    asked,
+    carry_out,
+    described,
+    earlier,
+    opened,
+    planned,
+    seconds,
+    ticket_of,
+)
 from .scored import trivial
 from .serve import keys
 from .serve.journal import journal_folder, salt_of
 from .serve.keys import Key
 from .serve.runtime import borrow
 from .simple import simply
+from .starters import Told, next_steps, starter, write
 from .table import as_frame
 
 # %% auto #0
 __all__ = ['COMMANDS', 'F', 'PART', 'verb', 'fit', 'register', 'gates', 'Word', 'metrics', 'cases', 'validate', 'promote',
-           'rollback', 'up', 'predict', 'Explained', 'explain', 'status', 'down', 'NewKey', 'key_create', 'key_list',
-           'key_revoke', 'journal', 'Forgotten', 'journal_forget', 'drift', 'history', 'Report', 'report', 'doctor']
+           'rollback', 'retrain', 'about', 'Started', 'init', 'up', 'predict', 'Explained', 'explain', 'status', 'down',
+           'NewKey', 'key_create', 'key_list', 'key_revoke', 'journal', 'Forgotten', 'journal_forget', 'drift',
+           'history', 'Report', 'report', 'doctor']
 
 # %% ../nbs/50_verbs.ipynb #verbs-verb-code
 COMMANDS: dict[str, Command] = {}
@@ -171,6 +189,11 @@ def _effort(model: Any) -> dict[str, Any]:
     return {}
 
 
+def _job() -> dict[str, Any]:
+    """The retraining job that this process belongs to, if it does."""
+    return {"job": os.environ[JOB]} if JOB in os.environ else {}
+
+
 @verb
 def fit(
     text: Annotated[str | None, Arg("the code that trains the model", "cell")] = None,
@@ -227,7 +250,7 @@ def register(
         step("registry")
         told = Event("register", name, notebook=known.notebook, commit=known.git.commit)
         texts = known.artifacts()
-        origin = known.provenance() | _effort(model)
+        origin = known.provenance() | _effort(model) | _job()
         made = registry.log(folder, bundle, provenance=origin, event=told, purpose=purpose, artifacts=texts)
     _remember(registry)
     return made
@@ -418,6 +441,128 @@ def rollback(
     move(registry, version, _event("rollback", name, reason=reason))
     _remember(registry)
     return registry.version(f"{version}")
+
+# %% ../nbs/50_verbs.ipynb #verbs-retrain-code
+_crown = promote  # the verb, where `promote` is a parameter
+
+
+@verb
+def retrain(
+    notebook: Annotated[
+        str | None, Arg("a notebook; its parameters are in the cell tagged 'parameters'", "notebook")
+    ] = None,
+    parameters: Annotated[tuple[str, ...], Arg("a value of a parameter: start=2013-01-01", "text", "p")] = (),
+    file: Annotated[Path | None, Arg("values of parameters: a file in yml, json or toml", "file", "f")] = None,
+    model: Annotated[str | None, Arg("the model that the notebook registers", "ref")] = None,
+    data: Annotated[str | None, Arg("what the candidate is judged on: a variable of the notebook, or a file")] = None,
+    target: Annotated[str | None, Arg("the truth in it: a column, or a variable of the notebook")] = None,
+    gates: Annotated[Path | None, Arg("a gates file, instead of <model>.gates in the project", "file")] = None,
+    promote: Annotated[bool, Arg("make it champion if the gates let it; endpoints that follow move with it")] = False,
+    out: Annotated[str | None, Arg("where the executed copy goes: a path, or an address as papermill takes it")] = None,
+    kernel: Annotated[str | None, Arg("the kernel to run it in, instead of the one that the notebook names")] = None,
+    cwd: Annotated[str | None, Arg("the folder to run it in, instead of this one")] = None,
+    timeout: Annotated[str | None, Arg("how long the job may take: 30s, 5m, 2h")] = None,
+    cell_timeout: Annotated[str | None, Arg("how long a cell may take")] = None,
+    retries: Annotated[int, Arg("how often to try again after what may pass: a dead kernel, a broken connection")] = 0,
+    backoff: Annotated[str, Arg("how long to wait before; twice as long each time")] = "30s",
+    on_overlap: Annotated[str, Arg("when a job of this model is running: wait, skip or fail")] = "wait",
+    resume: Annotated[str | None, Arg("go on with a job that did not end: its id, or last")] = None,
+    force: Annotated[bool, Arg("run it, though an earlier job has done the same already")] = False,
+    lenient: Annotated[bool, Arg("take parameters as papermill does: unknown names and any type")] = False,
+    dry_run: Annotated[bool, Arg("show parameters and steps, and run nothing")] = False,
+) -> Retrained:
+    """Run a notebook as a job: with parameters, a state on disk after each cell, and what it made judged and promoted.
+
+    Returns the summary, whose outcome is the exit code: 0 promoted or nothing asked, 3 gates refused, 4 contract
+    violated, 5 a cell failed, 6 an endpoint failed, 7 timed out. Raises `InvalidRequest` for what cannot be begun.
+    """
+    if (notebook is None) == (resume is None):
+        raise InvalidRequest("retrain needs a notebook, or --resume with the id of a job. Type: retrain train.ipynb")
+    registry = _registry()
+    if resume:
+        order = ticket_of(resume).order
+    else:
+        words = {"data": data, "target": target, "gates": gates and str(gates.absolute()), "model": model}
+        limits = {"timeout": seconds(timeout, "--timeout"), "cell_timeout": seconds(cell_timeout, "--cell-timeout")}
+        pause = seconds(backoff, "--backoff") or 0.0
+        places = {"out": out, "kernel": kernel, "cwd": cwd, "promote": promote, "retries": retries, "backoff": pause}
+        order = asked(str(notebook), parameters, file, lenient, **words, **limits, **places)
+    if dry_run:
+        return planned(order)
+    with alone(order.model or order.notebook, on_overlap) as free:
+        if not free:
+            return Retrained("-", "skipped", order.notebook, order.parameters, f"a job of {order.model} is running")
+        if not (resume or force) and (done := earlier(order, registry)):
+            return done
+        ticket = ticket_of(resume) if resume else opened(order, registry)
+        return carry_out(ticket, registry, lambda version, rules, why: _crown(str(version), why, rules))
+
+
+def about(option: Option, word: str) -> str:
+    """What help tells of the thing that `word` names: the parameters of a notebook."""
+    return described(word) if option.kind == "notebook" else ""
+
+# %% ../nbs/50_verbs.ipynb #verbs-init-code
+@dataclasses.dataclass(frozen=True, repr=False)
+class Started(Record):
+    """The files that were written, and what to do next."""
+
+    files: tuple[str, ...]
+    next: str = ""
+
+    def _title(self) -> str:
+        return "written" if self.files else "everything was there already"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [{"": file} for file in self.files]
+
+    def _notes(self) -> str:
+        return self.next
+
+
+@verb
+def init(
+    what: Annotated[str, Arg("ci, schedule or retrain (a notebook to start with)", "text")],
+    github: Annotated[bool, Arg("ci: a workflow for GitHub Actions")] = False,
+    gitlab: Annotated[bool, Arg("ci: a job for GitLab")] = False,
+    cron: Annotated[bool, Arg("schedule: a line for crontab")] = False,
+    kubernetes: Annotated[bool, Arg("schedule: a CronJob")] = False,
+    systemd: Annotated[bool, Arg("schedule: a timer of systemd")] = False,
+    notebook: Annotated[str, Arg("the notebook that is run")] = "retrain.ipynb",
+    parameters: Annotated[tuple[str, ...], Arg("a value of a parameter: months=3", "text", "p")] = (),
+    model: Annotated[str | None, Arg("the model that it registers", "ref")] = None,
+    data: Annotated[str | None, Arg("what the candidate is judged on: a variable of the notebook, or a file")] = None,
+    target: Annotated[str | None, Arg("the truth in it")] = None,
+    gates: Annotated[str | None, Arg("a gates file, instead of <model>.gates")] = None,
+    at: Annotated[str, Arg("when, as cron writes it: minute hour day month weekday")] = "0 3 1 * *",
+    image: Annotated[str | None, Arg("kubernetes: the image in which deploy-ext is installed")] = None,
+    force: Annotated[bool, Arg("write over files that differ")] = False,
+) -> Started:
+    """Write files to start with: a workflow that retrains in CI, a schedule, or a notebook that retrains.
+
+    A file that is there and differs is left alone, and `InvalidRequest` raised, unless `force`.
+    """
+    kinds = {"github": github, "gitlab": gitlab, "cron": cron, "kubernetes": kubernetes, "systemd": systemd}
+    chosen = [kind for kind, said in kinds.items() if said]
+    if len(chosen) > 1:
+        raise InvalidRequest(f"--{chosen[0]} and --{chosen[1]}: one at a time.")
+    told = Told(
+        notebook=notebook,
+        model=model,
+        parameters=parameters,
+        gates=gates,
+        data=data,
+        target=target,
+        schedule=at,
+        python=".".join(platform.python_version_tuple()[:2]),
+        branch=git(project()).branch or "main",
+        folder=str(project()),
+        bin=sysconfig.get_path("scripts"),
+        **({"image": image} if image else {}),
+    )
+    kind = "".join(chosen)
+    made = write(starter(what, kind, told), project(), force)
+    return Started(tuple(str(path.relative_to(project())) for path in made), next_steps(kind, told))
 
 # %% ../nbs/50_verbs.ipynb #verbs-up-code
 @verb

@@ -21,6 +21,17 @@ from deploy_ext.registry import Registry
 from deploy_ext.verbs import COMMANDS
 
 PROGRAM = Path(sys.executable).with_name("deploy-ext")
+NOTEBOOK = json.dumps(
+    {
+        "cells": [
+            {"cell_type": "code", "source": "months = 1", "metadata": {"tags": ["parameters"]}, "outputs": []},
+            {"cell_type": "code", "source": "print(months)", "metadata": {}, "outputs": []},
+        ],
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 4,
+    }
+)
 NOISE = """
 import ctypes, os, sys
 c = ctypes.CDLL(None)
@@ -110,6 +121,9 @@ def test_every_verb_has_stdout_to_itself(files: Path) -> None:
     assert ask("drift", "flights", "--data", "train.parquet")["columns"][0]["drifted"] is False
     named = rows[0]["prediction_id"]
     assert ask("journal forget", "flights", "--where", f"prediction_id={named}")["rows"] == 1
+    (files / "train.ipynb").write_text(NOTEBOOK)
+    assert ask("retrain", "train.ipynb", "-p", "months=9")["outcome"] == "done"
+    assert ask("init", "ci", "--github", "--model", "flights")["files"] == [".github/workflows/retrain.yml"]
     assert told.keys() == COMMANDS.keys()
 
 

@@ -1,0 +1,351 @@
+"""Retraining jobs in real kernels: what they leave, how they fail, and how they go on after they were killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from stories import until
+
+import deploy_ext
+from deploy_ext.core import InvalidRequest
+from deploy_ext.registry import Registry
+from deploy_ext.retrain import Retrained, alone, ticket_of, tickets
+
+PARAMETERS = "months: int = 3  # how many months of flights\nseed: int = 0"
+
+
+def notebook(path: Path, *cells: str, parameters: str | None = PARAMETERS) -> str:
+    """A notebook in which text that begins with # and a space is markdown, and everything else code."""
+    made = [new_code_cell(parameters, metadata={"tags": ["parameters"]})] if parameters else []
+    made += [new_markdown_cell(c) if c.startswith("# ") and "\n" not in c else new_code_cell(c) for c in cells]
+    about = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=made, metadata=about), path)
+    return str(path)
+
+
+def outputs(job: Retrained) -> str:
+    """All that the cells of the executed copy have printed."""
+    cells = nbformat.read(job.executed, as_version=4).cells
+    return "".join(o.get("text", "") for c in cells if c.cell_type == "code" for o in c.outputs)
+
+
+def retrain(book: str, *parameters: str, **told: Any) -> Retrained:
+    """A job in this process."""
+    found = deploy_ext.retrain(book, parameters, **told)
+    assert isinstance(found, Retrained)
+    return found
+
+
+def started(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """A job in a process of its own, which has a terminal's signals."""
+    code = "import sys; from deploy_ext.cli import main; sys.exit(main())"
+    environment = {**os.environ, "DEPLOY_EXT_PROJECT": str(folder)}
+    command = [sys.executable, "-c", code, "retrain", *words]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+
+
+# the whole story
+
+
+@pytest.mark.server
+def test_a_job_moves_the_endpoint_and_one_that_is_refused_does_not(story: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(story / "step.md"))
+    book = notebook(
+        story / "train.ipynb",
+        "# Train",
+        "%load_ext deploy_ext\nfrom stories import flights, good\ntrain, unseen = flights(seed), flights(seed + 1)",
+        "print(f'{months} months')\nmodel = good()",
+        "%deploy register model --name flights --data train --target late",
+    )
+    deploy_ext.gates("flights", "roc_auc >= 0.7")
+    endpoint = deploy_ext.up("flights")
+    asked = {"model": "flights", "data": "unseen", "target": "late", "promote": True}
+    job = retrain(book, "months=9", **asked)
+    assert (job.outcome, job.exit_code, job.ran, job.cells) == ("promoted", 0, 6, 6)
+    (served,) = deploy_ext.status("flights")
+    assert job.version == f"flights/{served.version}" and served.version != endpoint.version
+    assert "9 months" in outputs(job)
+
+    made = Registry().version(str(job.version))
+    assert made.provenance["job"] == job.job and made.aliases == ("champion",)
+    run = Registry().store.call("get_run", job.run)
+    assert run.data.params == {"months": "9"} and run.info.status == "FINISHED"
+    files = {f.path for f in Registry().store.call("list_artifacts", job.run)}
+    assert files >= {"executed.ipynb", "executed.html", "junit.xml", "summary.json", "environment.txt"}
+    cases = [c.get("name") for c in ElementTree.parse(Path(job.folder) / "junit.xml").iter("testcase")]
+    assert len(cases) == 7 and "roc_auc >= 0.7" in cases
+    assert "| roc_auc |" in (story / "step.md").read_text()
+
+    deploy_ext.gates("flights", "roc_auc >= 0.999")
+    refused = retrain(book, **asked)
+    assert (refused.outcome, refused.exit_code) == ("refused", 3)
+    assert deploy_ext.status("flights")[0].version == served.version
+    assert "roc_auc" in refused.told and refused.verdict and not refused.verdict.passed
+    deploy_ext.down("flights")
+
+
+# what is wrong
+
+
+def test_a_cell_that_fails_is_named_with_its_line(tmp_path: Path) -> None:
+    book = notebook(tmp_path / "train.ipynb", "# Fit", "x = 1\n\nx / 0")
+    job = retrain(book)
+    assert (job.outcome, job.exit_code) == ("failed", 5)
+    assert job.told == f"{book}, cell 3, line 3: ZeroDivisionError: division by zero"
+    assert "ZeroDivisionError" in Path(job.executed).read_text()
+    assert [how.tag for c in ElementTree.parse(Path(job.folder) / "junit.xml").iter("testcase") for how in c] == [
+        "system-out",
+        "error",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raised", "outcome", "code"), [("ContractViolated", "violated", 4), ("GateFailed", "refused", 3)]
+)
+def test_our_own_errors_keep_their_meaning(tmp_path: Path, raised: str, outcome: str, code: int) -> None:
+    book = notebook(
+        tmp_path / "train.ipynb", f"from deploy_ext.core import {raised}\nraise {raised}('delay is no number')"
+    )
+    job = retrain(book)
+    assert (job.outcome, job.exit_code) == (outcome, code)
+    assert "delay is no number" in job.told
+
+
+def test_a_job_that_takes_too_long(tmp_path: Path) -> None:
+    book = notebook(tmp_path / "train.ipynb", "x = 1", "import time\ntime.sleep(600)")
+    job = retrain(book, cell_timeout="1s")
+    assert (job.outcome, job.exit_code) == ("timed out", 7) and "cell 3: it took longer than 1 seconds" in job.told
+    whole = retrain(book, timeout="4s")
+    assert whole.outcome == "timed out" and "the time of the job is over" in whole.told
+
+
+def test_what_cannot_be_begun_is_told_before_anything_runs(tmp_path: Path) -> None:
+    book = notebook(tmp_path / "train.ipynb", "x = 1")
+    with pytest.raises(InvalidRequest, match="Did you mean 'months'"):
+        retrain(book, "month=3")
+    with pytest.raises(InvalidRequest, match="months"):
+        retrain(book, "months=many")
+    with pytest.raises(InvalidRequest, match=r"train\.ipynb"):
+        retrain(str(tmp_path / "trian.ipynb"))
+    with pytest.raises(InvalidRequest, match="no job 'yesterday'"):
+        deploy_ext.retrain(resume="yesterday")
+    with pytest.raises(InvalidRequest, match="--resume"):
+        deploy_ext.retrain()
+    assert tickets() == []
+
+
+def test_a_dry_run_shows_parameters_and_runs_nothing(tmp_path: Path) -> None:
+    book = notebook(tmp_path / "train.ipynb", "open('ran', 'w')")
+    plan = retrain(book, "months=9", model="flights", data="unseen", target="late", promote=True, dry_run=True)
+    assert (plan.outcome, plan.exit_code) == ("planned", 0)
+    assert "how many months of flights" in repr(plan) and "promote" in repr(plan)
+    assert not (tmp_path / "ran").exists() and tickets() == []
+
+
+def test_jobs_of_one_model_do_not_overlap(tmp_path: Path) -> None:
+    book = notebook(tmp_path / "train.ipynb", "x = 1")
+    with alone("flights", "fail"):
+        assert retrain(book, model="flights", on_overlap="skip").outcome == "skipped"
+        with pytest.raises(InvalidRequest, match="another job of flights is running"):
+            retrain(book, model="flights", on_overlap="fail")
+    with pytest.raises(InvalidRequest, match="Did you mean 'skip'"):
+        retrain(book, model="flights", on_overlap="skp")
+
+
+def test_a_candidate_that_was_not_registered(tmp_path: Path) -> None:
+    job = retrain(notebook(tmp_path / "train.ipynb", "x = 1"), model="flights")
+    assert job.outcome == "failed" and "registered nothing" in job.told
+
+
+# killed, and taken up again
+
+STEPS = (
+    "import numpy as np\nimport pandas as pd\nfrom pathlib import Path\nopen('log', 'a').write('1')",
+    "np.random.seed(seed)\nframe = pd.DataFrame(np.random.rand(500, 4), columns=list('abcd'))\n"
+    "open('log', 'a').write('2')",
+    "def noisy(rows, scale=2.0):\n    return rows * scale + np.random.rand(len(rows)) * SHIFT\n"
+    "open('log', 'a').write('3')",
+    "SHIFT = 3\nfrom sklearn.ensemble import RandomForestRegressor\nopen('log', 'a').write('4')\n"
+    "model = RandomForestRegressor(5).fit(frame[['a', 'b', 'c']], noisy(frame.d))",
+    "open('log', 'a').write('5')\nprint('told', round(float(model.predict(frame[['a', 'b', 'c']]).sum()), 9))",
+)
+STOP = "\nimport os, time\nwhile Path('stop').exists(): time.sleep(0.05)"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the notebook prints when nobody kills it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEPLOY_EXT_PROJECT", str(folder))
+        patch.chdir(folder)
+        return outputs(retrain(notebook(folder / "train.ipynb", *STEPS)))
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_killed_in_cell_k_it_ends_as_if_nothing_had_been(tmp_path: Path, undisturbed: str, k: int) -> None:
+    cells = [step + (STOP if i == k else "") for i, step in enumerate(STEPS, 1)]
+    notebook(tmp_path / "train.ipynb", *cells)
+    (tmp_path / "stop").touch()
+    job = started(tmp_path, "train.ipynb")
+    log = tmp_path / "log"
+    until(lambda: log.exists() and str(k) in log.read_text())
+    job.kill()
+    job.wait()
+    (tmp_path / "stop").unlink()
+    again = deploy_ext.retrain(resume="last")
+    assert again.outcome == "done", again
+    assert "told" in undisturbed and outputs(again) == undisturbed
+    assert again.ran == 6 - k, again.notes
+    assert log.read_text() == "".join(map(str, [*range(1, k + 1), *range(k, 6)]))
+    with pytest.raises(InvalidRequest, match="all have ended"):
+        deploy_ext.retrain(resume="last")
+
+
+def test_sigterm_ends_it_with_its_state_saved(tmp_path: Path) -> None:
+    notebook(tmp_path / "train.ipynb", *STEPS[:2], f"open('log', 'a').write('x'){STOP}")
+    (tmp_path / "stop").touch()
+    job = started(tmp_path, "train.ipynb", "--json")
+    until(lambda: (tmp_path / "log").exists() and "x" in (tmp_path / "log").read_text())
+    job.send_signal(signal.SIGTERM)
+    out, err = job.communicate(timeout=60)
+    assert job.returncode == 7, err
+    told = json.loads(out)
+    assert (told["outcome"], told["exit_code"]) == ("timed out", 7) and "SIGTERM" in told["told"]
+    assert f"--resume {told['job']}" in " ".join(told["notes"])
+    (tmp_path / "stop").unlink()
+    again = deploy_ext.retrain(resume=told["job"])
+    assert (again.outcome, again.ran) == ("done", 1)
+
+
+def test_an_edited_notebook_goes_on_before_the_first_edited_cell(tmp_path: Path) -> None:
+    cells = ["a = 1", "b = a + 1", "c = b + 1", "print('sum', a + b + c)\n1 / 0"]
+    assert retrain(notebook(tmp_path / "train.ipynb", *cells)).outcome == "failed"
+    cells[1], cells[3] = "b = a + 10", "print('sum', a + b + c)"
+    notebook(tmp_path / "train.ipynb", *cells)
+    again = deploy_ext.retrain(resume="last")
+    assert (again.outcome, again.ran) == ("done", 3)
+    assert "sum 24" in outputs(again)
+
+
+def test_what_cannot_be_kept_leads_back_to_the_cell_before_it(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text("one\ntwo\n")
+    cells = ["a = 1", "f = open('lines')", "b = next(f)", "print('read', a, b, next(f))\n1 / 0"]
+    failed = retrain(notebook(tmp_path / "train.ipynb", *cells))
+    assert any("cell 3: `f`, an open file" in note and "after cell 2" in note for note in failed.notes)
+    notebook(tmp_path / "train.ipynb", *cells[:3], "print('read', a, b, next(f))")
+    again = deploy_ext.retrain(resume="last")
+    assert (again.outcome, again.ran) == ("done", 3) and "read 1 one\n two" in outputs(again)
+
+
+# done already
+
+
+def test_what_was_done_already_is_not_done_again(tmp_path: Path) -> None:
+    (tmp_path / "numbers.csv").write_text("a\n1\n2\n")
+    book = notebook(tmp_path / "train.ipynb", "import pandas as pd", "print('sum', pd.read_csv('numbers.csv').a.sum())")
+    first = retrain(book, "months=1")
+    again = retrain(book, "months=1")
+    assert (again.cached, again.ran, again.job) == (True, 0, first.job) and "--force" in repr(again)
+    assert not retrain(book, "months=2").cached
+    (tmp_path / "numbers.csv").write_text("a\n1\n5\n")
+    other = retrain(book, "months=1")
+    assert not other.cached and "sum 6" in outputs(other)
+    forced = retrain(book, "months=1", force=True)
+    assert not forced.cached and forced.job != other.job
+
+
+# tried again
+
+
+def test_a_kernel_that_died_is_tried_again_and_a_mistake_is_not(tmp_path: Path) -> None:
+    die = "import os\nif not os.path.exists('died'):\n    open('died', 'w')\n    os.kill(os.getpid(), 9)"
+    job = retrain(notebook(tmp_path / "train.ipynb", "a = 1", die, "print('a', a)"), retries=2, backoff="10ms")
+    assert (job.outcome, job.attempts) == ("done", 2) and "a 1" in outputs(job)
+    broken = retrain(notebook(tmp_path / "broken.ipynb", "a = (1"), retries=2, backoff="10ms")
+    assert (broken.outcome, broken.attempts) == ("failed", 1)
+    lost = retrain(notebook(tmp_path / "lost.ipynb", "raise ConnectionResetError('gone')"), retries=1, backoff="10ms")
+    assert (lost.outcome, lost.attempts) == ("failed", 2)
+
+
+# secrets
+
+
+def test_a_secret_reaches_the_kernel_and_nothing_else(tmp_path: Path, monkeypatch: Any) -> None:
+    value = "s3same-öffne/dich+2013"
+    monkeypatch.setenv("DEPLOY_EXT_SECRET_TOKEN", value)
+    book = notebook(
+        tmp_path / "train.ipynb",
+        f"assert token == {value[:9]!r} + {value[9:]!r}",
+        "import base64, sys\nprint('url: postgres://ada:' + token + '@db/flights')",
+        "for letter in token: print(letter, end='', flush=True)",
+        "print(base64.b64encode(f'ada:{token}'.encode()).decode())\nsys.stderr.write(repr(token.encode()))",
+        "token",
+        "{'headers': {'Authorization': 'Bearer ' + token}}",
+        "from IPython.display import HTML, display\ndisplay(HTML(f'<a href=\"?t={token}\">x</a>'))",
+        "connect = lambda password: 1 / 0\nkept = {'password': token}",
+        "raise ValueError(f'cannot log in with {token}')",
+        parameters="from deploy_ext import Secret\ntoken: Secret\nmonths: int = 3",
+    )
+    job = retrain(book)
+    assert job.outcome == "failed" and "ValueError" in job.told
+    said = repr(job) + json.dumps(job.to_dict())
+    run = Registry().store.call("get_run", job.run)
+    said += json.dumps([run.data.params, run.data.tags])
+    for path in [p for p in (tmp_path / ".deploy").rglob("*") if p.is_file()]:
+        assert value.encode() not in path.read_bytes(), path
+    assert value not in said and base64_core(value) not in said
+    executed = Path(job.executed).read_text()
+    assert base64_core(value) not in executed and "***" in executed
+
+
+def base64_core(value: str) -> str:
+    """What stands in base64 of `ada:<value>` for certain, whatever surrounds it."""
+    import base64
+
+    return base64.b64encode(f"ada:{value}".encode()).decode()[8:24]
+
+
+# as papermill does
+
+
+def test_a_notebook_without_parameters_and_a_place_of_ones_own(tmp_path: Path) -> None:
+    book = notebook(tmp_path / "plain.ipynb", "print('plain')", parameters=None)
+    job = retrain(book, out=str(tmp_path / "out.ipynb"))
+    assert job.outcome == "done" and job.executed == str(tmp_path / "out.ipynb") and "plain" in outputs(job)
+    about = nbformat.read(job.executed, as_version=4).metadata.papermill
+    assert about.input_path == book and about.output_path == str(tmp_path / "out.ipynb") and about.duration > 0
+
+
+def test_in_a_kernel(tmp_path: Path) -> None:
+    """`%deploy retrain` runs in an event loop of its own kernel."""
+    notebook(tmp_path / "train.ipynb", "print('inner', months)")
+    outer = notebook(
+        tmp_path / "outer.ipynb",
+        "%load_ext deploy_ext\njob = %deploy retrain train.ipynb -p months=7\nprint(job.outcome, job.ran)",
+        parameters=None,
+    )
+    job = retrain(outer)
+    assert "done 3" in outputs(job), outputs(job)
+
+
+def test_the_command_line_lists_the_parameters_and_ends_with_the_code(tmp_path: Path) -> None:
+    notebook(tmp_path / "train.ipynb", "1 / 0")
+    out, _ = started(tmp_path, "train.ipynb", "--help").communicate(timeout=60)
+    assert "months" in out and "how many months of flights" in out and "--on-overlap" in out
+    job = started(tmp_path, "train.ipynb", "-p", "months=2")
+    out, err = job.communicate(timeout=120)
+    assert job.returncode == 5 and "ZeroDivisionError" in out, err
+    assert ticket_of("last").order.parameters == {"months": 2}
