@@ -12,7 +12,7 @@ import io
 import re
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
@@ -57,6 +57,7 @@ from deploy_ext.judging import (
     facts,
     heard,
     moved,
+    patience,
     persons,
     readable,
     rows,
@@ -64,6 +65,7 @@ from deploy_ext.judging import (
     scored,
     started,
     truth_of,
+    writable,
 )
 from .junit import junit
 from .jury import JUDGES, Evidence, facts_of, must_hold
@@ -319,6 +321,7 @@ def validate(
     Returns the `Verdict`, and with `full` a `Dossier` that has it as `verdict`; one that fails is returned, not raised.
     Raises `ContractViolated` when the data is not what the model expects.
     """
+    budget, out = patience(budget), out and writable(out)
     registry = _registry()
     version = _candidate(registry, name)
     champion = champion_of(registry, version)
@@ -358,15 +361,22 @@ def _keep(registry: Registry, version: Version, dossier: Dossier, full: bool, ou
     texts = {}
     if full or out:
         texts = {"verdict.html": page(dossier), "verdict.json": dossier.to_json(), "junit.xml": junit(dossier)}
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        for file, text in texts.items():
-            write_atomic(out / file, text)
-    if full:
-        registry.attach(version, f"verdicts/{verdict.digest[:16]}", texts)
-    registry.add_verdict(version, verdict)
-    to, outcome = str(version.version), "passed" if verdict.passed else "failed"
-    registry.append(_event("validate", version.name, to=to, reason=outcome, verdict=verdict.digest))
+    with _written(out, texts) if out else contextlib.nullcontext():
+        if full:
+            registry.attach(version, f"verdicts/{verdict.digest[:16]}", texts)
+        registry.add_verdict(version, verdict)
+        to, outcome = str(version.version), "passed" if verdict.passed else "failed"
+        registry.append(_event("validate", version.name, to=to, reason=outcome, verdict=verdict.digest))
+
+
+@contextlib.contextmanager
+def _written(folder: Path, texts: dict[str, str]) -> Iterator[None]:
+    """The texts, by file name, are written at once, and in `folder` only when the block was done without an error."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".verdict.") as drafts:
+        made = [write_atomic(Path(drafts) / file, text) for file, text in texts.items()]
+        yield
+        for path in made:
+            path.replace(folder / path.name)
 
 # %% ../nbs/50_verbs.ipynb #verbs-promote-code
 @verb
