@@ -40,7 +40,10 @@ def rules(name: str, file: Path | None, kind: str) -> Gates:
     """The gates in `file`, else in `<name>.gates`, else the default ones for this `kind` of model."""
     path = Path(file or project() / f"{name}.gates")
     if path.is_file():
-        return parse(path.read_text(encoding="utf-8"))
+        try:
+            return parse(path.read_text(encoding="utf-8-sig"))
+        except UnicodeDecodeError as e:
+            raise InvalidRequest(f"the gates in '{path}' are no text: {e}. Save them as UTF-8.", path=str(path)) from e
     if file:
         raise InvalidRequest(f"there is no gates file '{file}'. Write it, or leave --gates out.", path=str(file))
     return parse(DEFAULT[kind])

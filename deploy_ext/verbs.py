@@ -5,6 +5,7 @@
 # %% ../nbs/50_verbs.ipynb #verbs-imports
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import functools
@@ -149,17 +150,27 @@ def _open(registry: Registry, version: Version) -> Bundle:
 _efforts: weakref.WeakKeyDictionary[Any, Effort] = weakref.WeakKeyDictionary()
 
 
+def _waits(shell: Any, text: str) -> bool:
+    """Does the cell await at its top level, while the loop is busy with the cell that it stands in?"""
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        return shell.should_run_async(text, transformed_cell=shell.transform_cell(text))
+    return False
+
+
 def _run(text: str) -> None:
     """Run a cell in the user's namespace, by IPython where it is there. Raises `NotebookFailed`."""
     shell = here().get("get_ipython")
     if shell:
+        if _waits(shell(), text):
+            raise InvalidRequest("fit cannot wait for 'await' outside of functions. Await in a cell before this one.")
         done = shell().run_cell(text, store_history=False)  # it shows the traceback itself
         error = done.error_before_exec or done.error_in_exec
     else:
         error = None
         try:
             exec(compile(text, "<fit>", "exec"), here())
-        except Exception as e:  # whatever the user's code raises
+        except (Exception, SystemExit) as e:  # whatever the user's code raises
             error = e
     if error:
         raise NotebookFailed(f"the cell failed with {type(error).__name__}: {error}") from error
@@ -186,11 +197,15 @@ def fit(
     if not (text or "").strip():
         raise InvalidRequest("fit measures a cell: write %%deploy fit on its first line, and the training below it.")
     code = str(text)
+    before = dict(here())
     _, effort = measure(lambda: _run(code), country, price)
     for word in set(re.findall(r"\w+", code)):
         if inputs.is_a("model", model := here().get(word)):
             with contextlib.suppress(TypeError):
-                _efforts[model] = effort
+                if model is before.get(word) and not re.search(rf"\b{word}\.\w*fit", code):
+                    _efforts.setdefault(model, effort)  # it was trained before, and is only used
+                else:
+                    _efforts[model] = effort
     return effort
 
 # %% ../nbs/50_verbs.ipynb #verbs-register-code
@@ -287,15 +302,13 @@ def cases(
 
     Raises `InvalidRequest` for a table without rows or without that column; the file is left as it was then.
     """
-    import pandas as pd
-
     name = _bare(name)
     if text is None:
         if (known := cases_of(name, None)) is None:
             raise InvalidRequest(f"{name} has no cases yet. Write them below %%deploy cases {name}, as CSV.")
         return known
     try:
-        table = pd.read_csv(io.StringIO(text.strip()), skipinitialspace=True)
+        table = inputs.read_csv(io.StringIO(text.strip()), skipinitialspace=True)
     except ValueError as e:
         raise InvalidRequest(f"these cases cannot be read as CSV: {e}") from e
     if "expected" not in table or not len(table):
