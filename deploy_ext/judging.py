@@ -12,10 +12,12 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .bundle import Bundle, answer
 from .capture import reload
 from .contract import Contract
-from .core import ContractViolated, GateFailed, InvalidRequest, nearest, project
+from .core import ContractViolated, GateFailed, InvalidRequest, nearest, need, project
 from .dossier import Section
 from .drift import Drift, compare
 from .effort import WORDS as EFFORT
@@ -102,6 +104,9 @@ def scored(runtime: Runtime, rows: Any, features: Any, truth: Any, aside: Any = 
     Raises `ContractViolated` for a truth in other words."""
     contract, frame = runtime.bundle.contract, as_frame(features)
     answers, labels = answer(runtime.model, contract, rows), contract.output.labels
+    if labels and (missing := need("pandas").isna(truth)).any():  # each kind of column has its own word for it
+        truth = np.array(truth, dtype=object)
+        truth[np.asarray(missing)] = None
     if aside is not None:
         frame = frame.assign(**{str(name): column for name, column in aside.items()})
     case = Scored(truth, answers.prediction, answers.probabilities, labels, frame)
