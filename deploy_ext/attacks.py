@@ -456,6 +456,7 @@ def surrogate(ask: Ask, frame: Any, contract: Contract, rows: int = 2000) -> Sur
     if half < ENOUGH:
         return Surrogate(None, reason=f"too few: {half} answers to learn from, {ENOUGH} are needed")
     said, matrix = _said(ask, sample).prediction, _encoded(sample)
+    matrix[:, np.isnan(matrix[:half]).all(axis=0)] = 0.0  # trees cannot learn from a column that has nothing
     if contract.output.kind == "regression":
         return _copied_numbers(matrix, said.astype(float), half)
     codes = {label: i for i, label in enumerate(dict.fromkeys(said.tolist()))}

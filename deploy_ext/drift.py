@@ -337,6 +337,7 @@ def joint(reference: Any, data: Any) -> Joint:
     matrix = np.column_stack([_splittable(column) for _, column in table.items()])
     new = np.repeat([0, 1], size)
     train = np.random.default_rng(SEED).permutation(2 * size) % 2 == 0
+    matrix[:, np.isnan(matrix[train]).all(axis=0)] = 0.0  # a column that has nothing, which trees cannot learn from
     model = need("sklearn.ensemble").HistGradientBoostingClassifier(max_iter=50, random_state=SEED)
     model.fit(matrix[train], new[train])
     judged, truth = matrix[~train], new[~train] == 1

@@ -107,7 +107,7 @@ class _Groups:
     def frame(self) -> Any:
         """The rates of the g groups and their accuracy, a DataFrame by fairlearn's MetricFrame."""
         fairlearn: Any = need("fairlearn.metrics")
-        group, truth, answer = np.unravel_index(self.kind, (len(self.names), 2, 2))
+        group, truth, answer = map(need("pandas").Series, np.unravel_index(self.kind, (len(self.names), 2, 2)))
         functions = {
             _SELECTED: fairlearn.selection_rate,
             _TRUE_POSITIVE: fairlearn.true_positive_rate,

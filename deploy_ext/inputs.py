@@ -19,8 +19,8 @@ from .core import DeployError, InvalidRequest, home, nearest, project, write_ato
 from .grammar import Option
 
 # %% auto #0
-__all__ = ['SOURCE', 'DATA_READERS', 'MODEL_READERS', 'KINDS', 'NAMES', 'files', 'read_data', 'read_model', 'is_a', 'variables',
-           'resolve', 'resolve_data', 'remember', 'known_refs', 'suggest']
+__all__ = ['SOURCE', 'DATA_READERS', 'MODEL_READERS', 'KINDS', 'NAMES', 'files', 'read_csv', 'read_data', 'read_model', 'is_a',
+           'variables', 'resolve', 'resolve_data', 'remember', 'known_refs', 'suggest']
 
 # %% ../nbs/46_inputs.ipynb #inputs-read-code
 def _read(path: str | Path, readers: Mapping[str, Callable[[Path], Any]], noun: str) -> Any:
@@ -59,23 +59,30 @@ def files(begun: str, suffixes: Iterable[str] | None = None) -> list[str]:
 SOURCE = "deploy_ext.file"  # in frame.attrs: the file a frame was read from
 
 
-def _frame(reader: str) -> Callable[[Path], Any]:
-    def read(path: Path) -> Any:
-        import pandas as pd
+def read_csv(file: Any, **how: Any) -> Any:
+    """The frame in a CSV. Raises ValueError when rows have more values than the head: pandas makes an index of them."""
+    import pandas as pd
 
-        frame = getattr(pd, reader)(path)
-        frame.attrs[SOURCE] = str(path)
-        return frame
+    frame = pd.read_csv(file, **how)
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise ValueError("its rows have more values than its head has names")
+    return frame
 
-    return read
+
+def _read_parquet(path: Path) -> Any:
+    import pandas as pd
+
+    return pd.read_parquet(path)
 
 
-DATA_READERS = {".parquet": _frame("read_parquet"), ".csv": _frame("read_csv"), ".gz": _frame("read_csv")}
+DATA_READERS = {".parquet": _read_parquet, ".csv": read_csv, ".gz": read_csv}
 
 
 def read_data(path: str | Path) -> Any:
     """The frame in a Parquet or CSV file; its path stands in `frame.attrs`. Raises `InvalidRequest`."""
-    return _read(path, DATA_READERS, "data")
+    frame = _read(path, DATA_READERS, "data")
+    frame.attrs[SOURCE] = str(Path(path).expanduser())
+    return frame
 
 # %% ../nbs/46_inputs.ipynb #inputs-model-code
 def _joblib(path: Path) -> Any:

@@ -5,15 +5,19 @@
 # %% ../nbs/48_judging.ipynb #judging-imports
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .bundle import Bundle, answer
 from .capture import reload
 from .contract import Contract
-from .core import ContractViolated, GateFailed, InvalidRequest, nearest, project
+from .core import ContractViolated, GateFailed, InvalidRequest, nearest, need, project
 from .dossier import Section
 from .drift import Drift, compare
 from .effort import WORDS as EFFORT
@@ -31,14 +35,17 @@ from .table import as_frame
 
 # %% auto #0
 __all__ = ['LATENCY_ROWS', 'LATENCY_SECONDS', 'rules', 'truth_of', 'persons', 'readable', 'rows', 'scored', 'champion_of',
-           'beside', 'facts', 'effort_of', 'started', 'moved', 'cases_of', 'heard', 'allowed']
+           'beside', 'facts', 'effort_of', 'started', 'moved', 'cases_of', 'patience', 'writable', 'heard', 'allowed']
 
 # %% ../nbs/48_judging.ipynb #judging-rules-code
 def rules(name: str, file: Path | None, kind: str) -> Gates:
     """The gates in `file`, else in `<name>.gates`, else the default ones for this `kind` of model."""
-    path = file or project() / f"{name}.gates"
+    path = Path(file or project() / f"{name}.gates")
     if path.is_file():
-        return parse(path.read_text(encoding="utf-8"))
+        try:
+            return parse(path.read_text(encoding="utf-8-sig"))
+        except UnicodeDecodeError as e:
+            raise InvalidRequest(f"the gates in '{path}' are no text: {e}. Save them as UTF-8.", path=str(path)) from e
     if file:
         raise InvalidRequest(f"there is no gates file '{file}'. Write it, or leave --gates out.", path=str(file))
     return parse(DEFAULT[kind])
@@ -66,7 +73,10 @@ def persons(known: Collection[str], features: Any, sensitive: Any) -> tuple[Any,
         if len(aside) != len(frame):
             told = f"--sensitive has {len(aside):,} rows and the data {len(frame):,}. Give both from the same split."
             raise InvalidRequest(told, rows=(len(frame), len(aside)))
-        return features, aside.set_axis(frame.index)
+        aside = aside.set_axis(frame.index)
+        if other := [name for name in aside if name in frame and not aside[name].equals(frame[name])]:
+            raise InvalidRequest(f"--sensitive: '{other[0]}' is a column of the data with other values. Rename it.")
+        return features, aside
     names = [n.strip() for n in (sensitive.split(",") if isinstance(sensitive, str) else sensitive)]
     for name in names:
         if name not in frame:
@@ -94,6 +104,9 @@ def scored(runtime: Runtime, rows: Any, features: Any, truth: Any, aside: Any = 
     Raises `ContractViolated` for a truth in other words."""
     contract, frame = runtime.bundle.contract, as_frame(features)
     answers, labels = answer(runtime.model, contract, rows), contract.output.labels
+    if labels and (missing := need("pandas").isna(truth)).any():  # each kind of column has its own word for it
+        truth = np.array(truth, dtype=object)
+        truth[np.asarray(missing)] = None
     if aside is not None:
         frame = frame.assign(**{str(name): column for name, column in aside.items()})
     case = Scored(truth, answers.prediction, answers.probabilities, labels, frame)
@@ -167,12 +180,30 @@ def moved(bundle: Bundle, data: Any, partly: bool = False) -> Drift:
 # %% ../nbs/48_judging.ipynb #judging-cases-code
 def cases_of(name: str, file: Path | None) -> Any:
     """The rows that have their answer beside them: of `file`, else of `<name>.cases.csv`, else None."""
-    path = file or project() / f"{name}.cases.csv"
+    path = Path(file or project() / f"{name}.cases.csv")
     if path.is_file():
         return read_data(path)
     if file:
         raise InvalidRequest(f"there is no file of cases '{file}'. Write it, or leave --cases out.", path=str(file))
     return None
+
+# %% ../nbs/48_judging.ipynb #judging-before-code
+def patience(budget: Any) -> float:
+    """The seconds that somebody gives all judges. Raises `InvalidRequest` when that is no time."""
+    with contextlib.suppress(TypeError, ValueError):
+        if (seconds := float(budget)) > 0:
+            return seconds
+    raise InvalidRequest(f"--budget: {budget!r} is no time for the judges. Give seconds, as in 300.", budget=budget)
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if there is none. Raises `InvalidRequest` when nothing can be put into it."""
+    path = Path(folder).expanduser().absolute()
+    with contextlib.suppress(FileExistsError, NotADirectoryError):
+        path.mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK | os.X_OK):
+            return path
+    raise InvalidRequest(f"--out: '{folder}' is no folder that you may write to. Name another one.", path=str(folder))
 
 # %% ../nbs/48_judging.ipynb #judging-heard-code
 def heard(

@@ -5,6 +5,7 @@
 # %% ../nbs/47_jury.ipynb #jury-imports
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -18,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -47,8 +47,8 @@ from .suspects import label_noise, poison
 from .trust import harmless, untrusted
 
 # %% auto #0
-__all__ = ['SHOWN', 'JUDGES', 'THREADS', 'SHARE', 'Evidence', 'Scores', 'Money', 'NotAsked', 'Judge', 'asked', 'hear', 'facts_of',
-           'must_hold', 'main', 'hear_all']
+__all__ = ['SHOWN', 'JUDGES', 'THREADS', 'GRACE', 'SHARE', 'Evidence', 'Scores', 'Money', 'NotAsked', 'Judge', 'asked', 'hear',
+           'facts_of', 'must_hold', 'main', 'hear_all']
 
 # %% ../nbs/47_jury.ipynb #jury-evidence-code
 @dataclass(frozen=True, eq=False)
@@ -248,12 +248,12 @@ def must_hold(sections: Sequence[Section]) -> tuple[Check, ...]:
 # %% ../nbs/47_jury.ipynb #jury-process-code
 # Judges ask many small questions, for which threads that wait for each other cost more than they bring.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+GRACE = 5  # seconds that a process may take to end
 
 
-def _serve(folder: Path, out: IO[str]) -> None:
-    """The jury's own process: hear the judges that are named in the folder, and write each finding as a line."""
-    told = pickle.loads((folder / "evidence.pkl").read_bytes())
-    names = json.loads((folder / "names.json").read_text())
+def _serve(names: Sequence[str], given: IO[bytes], out: IO[str]) -> None:
+    """The jury's own process: hear the judges called `names`, and write each finding as a line."""
+    told = pickle.load(given)
     with borrow(told["bundle"], told["digest"]) as runtime:
         evidence = Evidence(runtime.bundle, runtime.model, *told["shown"])
         for name in names:
@@ -262,12 +262,15 @@ def _serve(folder: Path, out: IO[str]) -> None:
 
 
 def main() -> None:
-    """`python -m deploy_ext.jury FOLDER`: standard output is for findings alone. It ends with whoever started it."""
+    """`python -m deploy_ext.jury PARENT NAME...`: evidence comes in, findings alone go out. It ends with its parent."""
+    parent, *names = sys.argv[1:]
     if sys.platform == "linux":  # a judge that hangs would outlive a notebook that was killed
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != int(parent):  # it is gone already
+        return
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _serve(Path(sys.argv[1]), out)
+        _serve(names, sys.stdin.buffer, out)
 
 
 class _Lines:
@@ -281,8 +284,10 @@ class _Lines:
         deadline = time.monotonic() + seconds
         while b"\n" not in self.read:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.pipe], [], [], left)[0]:
+            if left <= 0:
                 return None
+            if not select.select([self.pipe], [], [], min(left, 3600))[0]:  # it knows no endless time
+                continue
             part = os.read(self.pipe.fileno(), 1 << 20)
             if not part:
                 return b""
@@ -293,20 +298,24 @@ class _Lines:
 
 def _ended(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
     """Why the process is gone, for an error."""
-    code = process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # a thread of the model may hold it
+        process.wait(GRACE)
+    code = process.poll()
     log.seek(0)
     last = log.read()[-2_000:].decode(errors="replace").strip().rpartition("\n")[2]
     how = "was killed, perhaps because memory ran out" if code == -9 else f"ended with code {code}"
-    return f"its process {how}" + (f": {last}" if last and code >= 0 else "")
+    return f"its process {how}" + (f": {last}" if last and code != -9 else "")
 
 
-def _session(folder: Path, names: Sequence[str], limit: Callable[[], float]) -> Iterator[Section]:
+def _session(evidence: IO[bytes], names: Sequence[str], limit: Callable[[], float]) -> Iterator[Section]:
     """Findings of one process, until all are heard or one judge ends it. `limit`: seconds for the next one."""
-    (folder / "names.json").write_text(json.dumps(names))
-    command = [sys.executable, "-m", "deploy_ext.jury", str(folder)]
-    alone = os.environ | dict.fromkeys(THREADS, "1")
+    command = [sys.executable, "-P", "-m", "deploy_ext.jury", str(os.getpid()), *names]
+    alone = os.environ | dict.fromkeys(THREADS, "1") | {"PYTHONPATH": os.pathsep.join(map(str, sys.path))}
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=alone)
+        evidence.seek(0)
+        process = subprocess.Popen(
+            command, stdin=evidence, stdout=subprocess.PIPE, stderr=log, env=alone, start_new_session=True
+        )
         assert process.stdout
         lines = _Lines(process.stdout)
         try:
@@ -320,7 +329,8 @@ def _session(folder: Path, names: Sequence[str], limit: Callable[[], float]) -> 
                 yield Section(name, name, error=late if line is None else _ended(process, log))
                 return
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the processes that the model may have started
             process.wait()
             process.stdout.close()
 
@@ -338,13 +348,11 @@ def hear_all(
         step(waiting[0])
         return max(0.0, SHARE * (deadline - time.monotonic()))
 
-    with tempfile.TemporaryDirectory(prefix="deploy_ext-") as tmp:
-        folder, bundle = Path(tmp), evidence.bundle
+    with tempfile.TemporaryFile() as given:
         shown = (evidence.rows, evidence.case, evidence.sensitive, evidence.cases, evidence.costs)
-        told = {"bundle": bundle.folder, "digest": bundle.digest, "shown": shown}
-        (folder / "evidence.pkl").write_bytes(pickle.dumps(told))
+        pickle.dump({"bundle": evidence.bundle.folder, "digest": evidence.bundle.digest, "shown": shown}, given)
         while waiting and time.monotonic() < deadline:
-            for one in _session(folder, tuple(waiting), limit):
+            for one in _session(given, tuple(waiting), limit):
                 found.append(one)
                 waiting.remove(one.name)
     used_up = f"TimedOut: the time budget of {budget:g} s was used up before it was heard"

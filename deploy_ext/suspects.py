@@ -298,7 +298,7 @@ def poison(data: Any, truth: Any, labels: tuple[Any, ...], reference: Profile | 
     if len(rows) > MOST * len(frame):
         told = f"groups of alike rows differ too much from each other: {len(rows) / len(frame):.0%} would be suspicious"
         return Poison(len(frame), outside=outside, reason=told)
-    names = [*map(_item, labels), *np.unique(said[codes >= len(labels)]).tolist()]
+    names = [*map(_item, labels), *dict.fromkeys(said[codes >= len(labels)].tolist())]
     told = [
         Suspicion(g.what, len(g.rows), names[label], share, elsewhere, p, tuple(g.rows.tolist()))
         for g, label, share, elsewhere, p in found

@@ -5,6 +5,7 @@
 # %% ../nbs/50_verbs.ipynb #verbs-imports
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import functools
@@ -15,7 +16,7 @@ import re
 import sysconfig
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
@@ -61,6 +62,7 @@ from deploy_ext.judging import (
     facts,
     heard,
     moved,
+    patience,
     persons,
     readable,
     rows,
@@ -68,6 +70,7 @@ from deploy_ext.judging import (
     scored,
     started,
     truth_of,
+    writable,
 )
 from .junit import junit
 from .jury import JUDGES, Evidence, facts_of, must_hold
@@ -165,17 +168,27 @@ def _open(registry: Registry, version: Version) -> Bundle:
 _efforts: weakref.WeakKeyDictionary[Any, Effort] = weakref.WeakKeyDictionary()
 
 
+def _waits(shell: Any, text: str) -> bool:
+    """Does the cell await at its top level, while the loop is busy with the cell that it stands in?"""
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        return shell.should_run_async(text, transformed_cell=shell.transform_cell(text))
+    return False
+
+
 def _run(text: str) -> None:
     """Run a cell in the user's namespace, by IPython where it is there. Raises `NotebookFailed`."""
     shell = here().get("get_ipython")
     if shell:
+        if _waits(shell(), text):
+            raise InvalidRequest("fit cannot wait for 'await' outside of functions. Await in a cell before this one.")
         done = shell().run_cell(text, store_history=False)  # it shows the traceback itself
         error = done.error_before_exec or done.error_in_exec
     else:
         error = None
         try:
             exec(compile(text, "<fit>", "exec"), here())
-        except Exception as e:  # whatever the user's code raises
+        except (Exception, SystemExit) as e:  # whatever the user's code raises
             error = e
     if error:
         raise NotebookFailed(f"the cell failed with {type(error).__name__}: {error}") from error
@@ -207,11 +220,15 @@ def fit(
     if not (text or "").strip():
         raise InvalidRequest("fit measures a cell: write %%deploy fit on its first line, and the training below it.")
     code = str(text)
+    before = dict(here())
     _, effort = measure(lambda: _run(code), country, price)
     for word in set(re.findall(r"\w+", code)):
         if inputs.is_a("model", model := here().get(word)):
             with contextlib.suppress(TypeError):
-                _efforts[model] = effort
+                if model is before.get(word) and not re.search(rf"\b{word}\.\w*fit", code):
+                    _efforts.setdefault(model, effort)  # it was trained before, and is only used
+                else:
+                    _efforts[model] = effort
     return effort
 
 # %% ../nbs/50_verbs.ipynb #verbs-register-code
@@ -308,15 +325,13 @@ def cases(
 
     Raises `InvalidRequest` for a table without rows or without that column; the file is left as it was then.
     """
-    import pandas as pd
-
     name = _bare(name)
     if text is None:
         if (known := cases_of(name, None)) is None:
             raise InvalidRequest(f"{name} has no cases yet. Write them below %%deploy cases {name}, as CSV.")
         return known
     try:
-        table = pd.read_csv(io.StringIO(text.strip()), skipinitialspace=True)
+        table = inputs.read_csv(io.StringIO(text.strip()), skipinitialspace=True)
     except ValueError as e:
         raise InvalidRequest(f"these cases cannot be read as CSV: {e}") from e
     if "expected" not in table or not len(table):
@@ -342,6 +357,7 @@ def validate(
     Returns the `Verdict`, and with `full` a `Dossier` that has it as `verdict`; one that fails is returned, not raised.
     Raises `ContractViolated` when the data is not what the model expects.
     """
+    budget, out = patience(budget), out and writable(out)
     registry = _registry()
     version = _candidate(registry, name)
     champion = champion_of(registry, version)
@@ -381,15 +397,22 @@ def _keep(registry: Registry, version: Version, dossier: Dossier, full: bool, ou
     texts = {}
     if full or out:
         texts = {"verdict.html": page(dossier), "verdict.json": dossier.to_json(), "junit.xml": junit(dossier)}
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        for file, text in texts.items():
-            write_atomic(out / file, text)
-    if full:
-        registry.attach(version, f"verdicts/{verdict.digest[:16]}", texts)
-    registry.add_verdict(version, verdict)
-    to, outcome = str(version.version), "passed" if verdict.passed else "failed"
-    registry.append(_event("validate", version.name, to=to, reason=outcome, verdict=verdict.digest))
+    with _written(out, texts) if out else contextlib.nullcontext():
+        if full:
+            registry.attach(version, f"verdicts/{verdict.digest[:16]}", texts)
+        registry.add_verdict(version, verdict)
+        to, outcome = str(version.version), "passed" if verdict.passed else "failed"
+        registry.append(_event("validate", version.name, to=to, reason=outcome, verdict=verdict.digest))
+
+
+@contextlib.contextmanager
+def _written(folder: Path, texts: dict[str, str]) -> Iterator[None]:
+    """The texts, by file name, are written at once, and in `folder` only when the block was done without an error."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".verdict.") as drafts:
+        made = [write_atomic(Path(drafts) / file, text) for file, text in texts.items()]
+        yield
+        for path in made:
+            path.replace(folder / path.name)
 
 # %% ../nbs/50_verbs.ipynb #verbs-promote-code
 @verb

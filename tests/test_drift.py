@@ -180,3 +180,8 @@ def test_a_histogram_of_one_value_and_of_extremes() -> None:
     wide = histogram(np.array([-largest, largest]))
     assert isinstance(one, Histogram) and ks(one, one) == 0 and wasserstein(one, one) == 0
     assert ks(one, wide) == 0.5
+
+
+def test_a_column_without_any_value_is_no_joint_drift() -> None:
+    frame = pd.DataFrame({"a": np.random.default_rng(0).normal(size=1_000), "gone": np.nan})
+    assert joint(frame.head(500), frame.tail(500)).p > 1e-3

@@ -508,3 +508,10 @@ def test_thresholds_for_boston_hold_on_other_rows(boston: tuple[Scored, Scored])
     renamed = replace(second, frame=second.frame.rename(columns={"afam": "group"}))
     before, after = (disparity("selection_rate_ratio", s, "group").value for s in (renamed, applied(renamed, offered)))
     assert before is not None and after is not None and before < 0.7 < after
+
+
+def test_a_single_group_of_equal_answers_is_no_error() -> None:
+    same = np.ones(100, dtype=bool)
+    scored = Scored(same, same, None, (False, True), pd.DataFrame({"g": ["a"] * 95 + list("bcdef")}))
+    (large, *small) = fairness(scored, "g").groups
+    assert (large.selection_rate, large.accuracy) == (1.0, 1.0) and len(small) == 5

@@ -51,6 +51,22 @@ def test_a_cell_that_fails_says_so_and_leaves_the_model_as_it_was(opened: Kernel
     assert opened.try_("spoiled").ename == "NameError"
 
 
+def test_cells_that_cannot_be_measured_or_end_in_their_own_way(opened: Kernel) -> None:
+    waits = opened.try_("%%deploy fit\nimport asyncio\nawait asyncio.sleep(0)")
+    assert waits.ename == "InvalidRequest" and "'await' outside of functions" in waits.evalue
+    assert opened.try_("%%deploy fit\nimport sys; sys.exit(3)").evalue == "the cell failed with SystemExit: 3"
+    opened.run("%%deploy fit\nimport asyncio\nasync def later():\n    await asyncio.sleep(0)")
+
+
+def test_a_model_that_is_only_used_keeps_what_its_own_training_took(opened: Kernel) -> None:
+    took = "from deploy_ext import verbs\nverbs._efforts[model].seconds"
+    before = opened.run(took).text
+    opened.run("%%deploy fit\nother = model.predict(X_new)")
+    assert opened.run(took).text == before
+    opened.run("%%deploy fit\nmodel.fit(X_train, y_train)")
+    assert opened.run(took).text != before
+
+
 def test_one_answer_is_explained_with_a_true_hint(opened: Kernel) -> None:
     late = opened.run("row = X_new[X_new.dep_delay > 60].iloc[0]\n%deploy explain flights --row row")
     assert "dep_delay" in late.text and "would be False if dep_delay <=" in late.text
@@ -82,6 +98,9 @@ def test_every_name_of_the_effort_is_a_fact_that_gates_can_name() -> None:
 def test_in_python_the_code_runs_in_the_callers_module() -> None:
     with pytest.raises(NotebookFailed, match="ZeroDivisionError"):
         deploy_ext.fit("1 / 0")
+    with pytest.raises(NotebookFailed, match="SystemExit: 0") as failed:
+        deploy_ext.fit("import sys; sys.exit(0)")
+    assert failed.value.effort.seconds > 0
     with pytest.raises(InvalidRequest, match="%%deploy fit"):
         deploy_ext.fit(" ")
 

@@ -428,3 +428,11 @@ def test_membership_that_cannot_be_told(forest: tuple[Scored, Scored]) -> None:
     assert "too few: 0 rows" in str(membership(strange, others).facts()["membership.auc"])
     with pytest.raises(InvalidRequest, match="Ask one model about both"):
         membership(members, Scored(others.truth, others.prediction, None, others.labels))
+
+
+def test_a_column_without_any_value_does_not_hinder_a_copy() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=200), "gone": np.where(rng.random(200) < 0.5, np.nan, 1.0)})
+    contract = infer(frame, BINARY)
+    found = surrogate(lambda f: Answers((f["a"] > 0).to_numpy(), None), frame.assign(gone=np.nan), contract)
+    assert found.agreement is not None and found.agreement > 0.9

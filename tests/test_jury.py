@@ -1,6 +1,7 @@
 """A jury of its own process: judges that hang, crash and fail, the document, cases, persons, a second run."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from stories import COLUMNS, flights, good, until
 
 import deploy_ext
-from deploy_ext import dossier
+from deploy_ext import dossier, verbs
 from deploy_ext.core import InvalidRequest
 from deploy_ext.gates import FACTS
 from deploy_ext.jury import JUDGES
@@ -22,7 +23,7 @@ from deploy_ext.records import Verdict
 from deploy_ext.registry import Registry
 
 HOSTILE = """
-import os, signal, sys, time
+import os, signal, subprocess
 
 class Hostile:
     def __init__(self, what, model):
@@ -31,7 +32,8 @@ class Hostile:
     def predict(self, frame):
         print("noise on standard output")
         if abs(frame["dep_delay"]).max() > 10_000:  # an answer that only a mistake in units asks for
-            {"hang": lambda: time.sleep(600), "die": lambda: os.kill(os.getpid(), signal.SIGKILL)}[self.what]()
+            hang, die = lambda: subprocess.run(["sleep", "613"]), lambda: os.kill(os.getpid(), signal.SIGKILL)
+            {"hang": hang, "die": die}[self.what]()
         return self.model.predict(frame)
 """
 
@@ -77,6 +79,7 @@ def test_a_judge_without_a_finding_is_a_failed_check_and_the_others_are_heard(ho
     for name in ("scores", "data", "drift"):
         assert not found[name].error, found[name].error
     assert Registry().latest("flights").verdict == found.verdict
+    assert [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "613"]] == []
 
 
 def test_a_jury_ends_with_whoever_asked_for_it(hostile, tmp_path) -> None:
@@ -87,12 +90,16 @@ def test_a_jury_ends_with_whoever_asked_for_it(hostile, tmp_path) -> None:
         import deploy_ext
         deploy_ext.validate("flights", flights(1), "late", full=True, budget=600)
         """
-    parent = subprocess.Popen([sys.executable, "-c", code.format(here=str(Path(__file__).parent))])
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    command = [sys.executable, "-c", code.format(here=str(Path(__file__).parent))]
+    parent = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(temporary)})
     try:
         seats = until(lambda: [c for c in psutil.Process(parent.pid).children() if "deploy_ext.jury" in c.cmdline()])
         parent.kill()
         parent.wait()
         assert psutil.wait_procs(seats, timeout=30)[1] == []
+        assert list(temporary.iterdir()) == []  # the rows may be about persons
     finally:
         parent.kill()
 
@@ -169,9 +176,10 @@ def test_money_is_in_the_document(judged) -> None:
 def test_on_the_command_line(judged) -> None:
     _, folder = judged
     flights(2, 300).assign(city="x").to_parquet(folder / "unseen.parquet")
+    (folder / "queue.py").write_text("raise ImportError('not the module of this name that Python has')")
     words = "validate flights --data unseen.parquet --full --target late --sensitive carrier,city --json --out ci"
     said = subprocess.run(
-        [sys.executable, "-c", "import sys; from deploy_ext.cli import main; sys.exit(main())", *words.split()],
+        [sys.executable, "-P", "-c", "import sys; from deploy_ext.cli import main; sys.exit(main())", *words.split()],
         capture_output=True,
         text=True,
         timeout=300,
@@ -191,6 +199,20 @@ def test_mistakes_in_what_is_named(judged) -> None:
         deploy_ext.validate("flights", flights(1), "late", sensitive=pd.DataFrame({"city": list("abc")}))
     with pytest.raises(InvalidRequest, match="no file of cases"):
         deploy_ext.validate("flights", flights(1), "late", cases=folder / "none.csv")
+    with pytest.raises(InvalidRequest, match="no time for the judges"):
+        deploy_ext.validate("flights", flights(1), "late", full=True, budget=float("nan"))
+    with pytest.raises(InvalidRequest, match="no folder that you may write to"):
+        deploy_ext.validate("flights", flights(1), "late", out=folder / "flights.gates")
+
+
+def test_the_document_of_a_verdict_that_could_not_be_stored_is_not_shown(tmp_path) -> None:
+    with pytest.raises(KeyboardInterrupt), verbs._written(tmp_path, {"verdict.html": "PASSED"}):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    with verbs._written(tmp_path, {"verdict.html": "PASSED"}):
+        assert list(tmp_path.glob("verdict.*")) == []
+    assert (tmp_path / "verdict.html").read_text() == "PASSED"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_rows_that_were_learnt_are_recognized(judged) -> None:

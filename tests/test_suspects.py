@@ -324,3 +324,15 @@ def test_findings_are_plain_the_same_again_and_every_word_is_a_fact(capfd: pytes
     assert {f"data.{word}" for word in WORDS} == {*one.facts(), *two.facts()}
     assert "nearly identical" in repr(two) and two._repr_html_() and "likelier" in repr(one)
     assert capfd.readouterr() == ("", "")
+
+
+def test_labels_that_the_model_does_not_know_are_called_by_their_own_names() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=2_000), "b": rng.normal(size=2_000)})
+    frame.iloc[-60:] = 8.0
+    frame.iloc[-60:] += rng.normal(size=(60, 2)) * 1e-4
+    truth = np.array([*rng.choice(["m", "n"], 1_940), *["z"] * 60], dtype=object)
+    truth[:3], truth[3:6] = "z", "c"
+    assert {s.label for s in poison(frame, truth, ("m", "n")).groups} == {"z"}
+    truth[10:40] = None  # nobody knows yet
+    assert {s.label for s in poison(frame, truth, ("m", "n")).groups} == {"z"}
