@@ -5,6 +5,7 @@
 # %% ../nbs/09_output.ipynb #output-imports
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from .records import Record
 from .table import as_frame, contain, container
 
 # %% auto #0
-__all__ = ['NONE', 'SAMPLE', 'FEW', 'Output', 'vector', 'indicators', 'chances', 'names', 'combined', 'describe_output']
+__all__ = ['NONE', 'SAMPLE', 'FEW', 'Output', 'vector', 'indicators', 'chances', 'names', 'joined', 'combined', 'describe_output']
 
 # %% ../nbs/09_output.ipynb #output-record-code
 @dataclass(frozen=True, repr=False)
@@ -95,10 +96,17 @@ def names(found: Any, labels: tuple[Any, ...]) -> list[list[str]]:
     return [[name for name, holds in zip(told, row, strict=True) if holds] for row in np.asarray(found).tolist()]
 
 
+def joined(row: Sequence[str]) -> str:
+    """The names of the labels that hold as one text: "late, diverted", or "none"."""
+    return ", ".join(row) or NONE
+
+
 def combined(found: Any, labels: tuple[Any, ...]) -> np.ndarray:
-    """The same as one text a row, such as "late, diverted", or "none"."""
+    """The same as one text a row, such as "late, diverted", or "none". One answer a row stays as it is."""
+    if np.ndim(found) != 2:
+        return np.asarray(found)
     rows, at = np.unique(np.asarray(found), axis=0, return_inverse=True)
-    said = [", ".join(row) or NONE for row in names(rows, labels)]
+    said = [joined(row) for row in names(rows, labels)]
     return np.array(said, dtype=object)[at.reshape(-1)]
 
 # %% ../nbs/09_output.ipynb #output-describe-code
