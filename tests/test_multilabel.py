@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
+import urllib.request
 import warnings
+from dataclasses import replace
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import sklearn.metrics as sk
+import stories
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import make_multilabel_classification
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
@@ -18,15 +26,25 @@ from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from deploy_ext.core import InvalidRequest
+import deploy_ext
+from deploy_ext.bundle import answer
+from deploy_ext.capture import data_digest
+from deploy_ext.contract import infer
+from deploy_ext.core import ContractViolated, InvalidRequest
 from deploy_ext.gates import DEFAULT, parse
+from deploy_ext.inputs import resolve, variables
 from deploy_ext.judge import judge
 from deploy_ext.metrics import METRICS, applicable, interval, margin, paired, score, segments
 from deploy_ext.output import Output, chances, combined, describe_output, indicators, names
+from deploy_ext.registry import Registry
+from deploy_ext.robustness import cases
 from deploy_ext.scored import Scored, trivial
+from deploy_ext.serve.archive import array_of, together
+from deploy_ext.serve.protocol import write_request
+from deploy_ext.serve.runtime import borrow
 
 X, Y = make_multilabel_classification(600, n_features=8, n_classes=4, n_labels=2, random_state=0)
 LABELS = ("a", "b", "c", "d")
@@ -274,3 +292,297 @@ def test_gates_on_labels():
 def test_gates_that_make_no_sense_for_labels(gate, message):
     with pytest.raises(InvalidRequest, match=message):
         verdict(gate)
+
+
+# The story, in process
+
+
+def flights(seed: int = 0, rows: int = 600) -> pd.DataFrame:
+    """Flights that may be late at departure, late at arrival, and long, each or none or all of it."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "dep_delay": rng.normal(10, 25, rows).round(),
+            "distance": rng.integers(100, 2500, rows),
+            "carrier": rng.choice(["AA", "B6", "UA"], rows),
+        }
+    )
+    late = frame.dep_delay > 15
+    arrival = frame.dep_delay + 8 * (frame.carrier == "B6") + rng.normal(0, 8, rows) > 15
+    return frame.assign(departure=late, arrival=arrival, long=(frame.distance > 1500).astype(int))
+
+
+INPUTS, HOLDS = ["dep_delay", "distance", "carrier"], ["departure", "arrival", "long"]
+GATES = """f1_macro >= 0.6
+f1_samples[carrier] >= 0.2
+hamming_loss <= champion
+baseline.f1_macro >= 0.1
+simple.f1_macro >= -0.5
+size_mb <= 50
+latency_ms.p99 <= 10000 warn
+"""
+
+
+def trained(**settings: Any) -> Any:
+    frame = flights()
+    encode = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["carrier"]), remainder="passthrough")
+    forest = RandomForestClassifier(**{"n_estimators": 15, "max_depth": 6, "random_state": 0} | settings)
+    return make_pipeline(encode, forest).fit(frame[INPUTS], frame[HOLDS])
+
+
+@pytest.fixture(scope="module")
+def _labelled(tmp_path_factory):
+    """A project in which flights/1 is champion and flights/2, which is better, was validated and waits."""
+    folder, frame, unseen = tmp_path_factory.mktemp("labelled"), flights(), flights(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEPLOY_EXT_PROJECT", str(folder))
+        deploy_ext.register(trained(max_depth=1), "flights", frame, HOLDS, purpose="what will be unusual")
+        first = deploy_ext.validate("flights", unseen)  # the columns of the labels are known, and so are gates
+        deploy_ext.promote("flights", reason="the first")
+        deploy_ext.gates("flights", GATES)
+        deploy_ext.register(trained(), "flights", frame[INPUTS], frame[HOLDS])
+        second = deploy_ext.validate("flights", unseen[INPUTS], unseen[HOLDS[::-1]])  # by name, in whatever order
+    return folder, first, second
+
+
+@pytest.fixture
+def labelled(_labelled, tmp_path):
+    """The same as the project in force; its servers end with the test."""
+    stories.clone(_labelled[0], tmp_path)
+    yield _labelled[1:]
+    for process in stories.processes(tmp_path):
+        process.kill()
+
+
+def test_the_story_in_process(labelled):
+    first, second = labelled
+    assert [f"{c.metric} {c.threshold}" for c in first.checks] == parse(DEFAULT["multilabel"]).text.splitlines()
+    assert first.passed and second.passed
+    unseen, model, checks = flights(1), trained(), {c.metric: c for c in second.checks}
+    expected = sk.f1_score(unseen[HOLDS].astype(int), model.predict(unseen[INPUTS]).astype(int), average="macro")
+    assert checks["f1_macro"].value == pytest.approx(expected)
+    assert "champion" in checks["hamming_loss"].detail and checks["hamming_loss"].result == "pass"
+    assert "worst carrier" in checks["f1_samples[carrier]"].detail
+    assert deploy_ext.promote("flights").aliases == ("champion",)
+    card = deploy_ext.report("flights")
+    assert "departure, arrival, long" in str(card.purpose)
+    assert "multilabel (departure, arrival, long) with probabilities" in str(card.purpose)
+    assert "served by scikit-learn itself" in str(card.runs)
+    assert [e.what for e in deploy_ext.history("flights", verify=True).items].count("promote") == 2
+
+
+def test_a_bundle_of_labels_proves_itself_and_mlflow_can_ask_it(labelled):
+    import mlflow
+
+    frame, version = flights(), Registry().version("flights/2")
+    folder = Registry().download(version)
+    with borrow(folder, version.bundle) as runtime:
+        assert runtime.verify() == 20
+        said = runtime.predict(runtime.bundle.example["columns"])
+        assert said.prediction.dtype == bool and said.prediction.shape == said.probabilities.shape == (20, 3)
+        assert runtime.bundle.contract.output.labels == tuple(HOLDS)
+        assert runtime.bundle.profile["prediction"].n == 600
+    loaded = mlflow.pyfunc.load_model(str(folder))
+    assert loaded.metadata.signature.outputs.to_dict()[0]["tensor-spec"]["shape"] == (-1, 3)
+    assert (np.asarray(loaded.predict(frame[INPUTS][:20])).astype(bool) == trained().predict(frame[INPUTS][:20])).all()
+
+
+def test_the_story_over_http(labelled):
+    unseen = flights(2, 40)
+    model = trained(max_depth=1)
+    expected = names(model.predict(unseen[INPUTS]), tuple(HOLDS))
+    likely = chances(model.predict_proba(unseen[INPUTS]), model.classes_)
+    endpoint = deploy_ext.up("flights")
+    found = deploy_ext.predict("flights", unseen[INPUTS])
+    assert found.prediction.tolist() == expected
+    assert np.allclose(found[[f"probability_{label}" for label in HOLDS]], likely)
+
+    rows = json.loads(unseen[INPUTS].to_json(orient="records"))
+    status, told = stories.post(f"{endpoint.url}/invocations", {"dataframe_records": rows})
+    assert status == 200 and told["predictions"] == expected
+    assert told["probabilities"][0] == pytest.approx(dict(zip(HOLDS, likely[0], strict=True)))
+    columns = unseen[INPUTS].to_dict("list")
+    with borrow(Registry().download(Registry().version("flights/1"))) as runtime:
+        request = json.loads(write_request(columns, runtime.bundle.contract))
+    status, tensors = stories.post(f"{endpoint.url}/v2/models/flights/infer", request)
+    predict, probabilities = tensors["outputs"]
+    assert (predict["datatype"], predict["shape"], probabilities["shape"]) == ("BOOL", [40, 3], [40, 3])
+    assert predict["parameters"] == probabilities["parameters"] == {"labels": HOLDS}
+    assert names(np.array(predict["data"]).reshape(40, 3), tuple(HOLDS)) == expected
+
+    ids = told["prediction_ids"]
+    truths = [{"prediction_id": ids[0], "outcome": ["long"]}, {"prediction_id": ids[1], "outcome": []}]
+    way = f"{endpoint.url}/v2/models/flights/feedback"
+    status, answer = stories.post(way, {"feedback": truths})
+    assert (status, answer["accepted"]) == (200, 2)
+    status, answer = stories.post(way, {"prediction_id": ids[2], "outcome": ["late"]})
+    assert (status, answer["faults"][0]["column"]) == (422, "outcome")
+    assert "is no list of labels that hold, of departure, arrival, long" in answer["error"]
+
+    journal = deploy_ext.journal("flights")
+    assert len(journal) == 120 and journal.prediction.tolist() == expected * 3
+    assert np.allclose(journal.probability_long[:40], likely[:, 2])
+    outcomes = journal.set_index("prediction_id").outcome
+    assert (outcomes[ids[0]], outcomes[ids[1]]) == (["long"], [])
+    assert outcomes.notna().sum() == 2
+    with urllib.request.urlopen(f"{endpoint.url}/metrics", timeout=30) as page:
+        text = page.read().decode()
+    held = sum(label == "long" for row in expected * 3 for label in row)
+    counted = re.search(r'deploy_ext_predictions_total\{[^}]*"long"[^}]*\} (\d+)', text)
+    assert counted and held <= int(counted[1]) <= held + 20  # and of the stored example, which `up` has asked
+
+    with urllib.request.urlopen(f"{endpoint.url}/openapi.json", timeout=30) as page:
+        document = json.load(page)
+    schemas = document["components"]["schemas"]
+    answered = {"components": document["components"], **schemas["InvocationResponse"]}
+    jsonschema.validate(told, answered)
+    media = document["paths"]["/invocations"]["post"]["responses"]["200"]["content"]["application/json"]
+    jsonschema.validate(media["example"], answered)
+    jsonschema.validate(truths[0], {"components": document["components"], **schemas["Truth"]})
+
+    deploy_ext.promote("flights/2")  # the endpoint moves on
+    assert stories.until(lambda: (deploy_ext.predict("flights", unseen[INPUTS]).version == 2).all())
+    drift = deploy_ext.drift("flights", since="1h")
+    assert "prediction" in [c.column for c in drift.columns]
+    assert deploy_ext.journal_forget("flights", where=(f"prediction_id={ids[0]}",)).rows == 1
+    assert ids[0] not in set(deploy_ext.journal("flights").prediction_id)
+
+
+def test_no_faster_form_is_offered():
+    with pytest.raises(InvalidRequest, match="a model of several labels a row is served by scikit-learn itself"):
+        deploy_ext.register(trained(), "flights", flights(), HOLDS, runtime="onnx")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (lambda f: f[["departure", "arrival"]], "the truth has no column 'long', and the model answers with 3 labels"),
+        (lambda f: f.departure, r"the truth has the shape \(600,\), and the model answers with 3 labels"),
+        (lambda f: f[HOLDS].to_numpy()[:, :2], r"the truth has the shape \(600, 2\)"),
+        (lambda f: f[HOLDS].astype(float).where(f.distance > 300), "label 'departure' of row .* is nan"),
+        (lambda f: ["departure", "arival"], r"no column 'arival' to be the target. Did you mean 'arrival'\?"),
+    ],
+)
+def test_a_truth_that_does_not_fit(labelled, target, message):
+    unseen, told = flights(1), target(flights(1))
+    with pytest.raises((ContractViolated, InvalidRequest), match=message):
+        deploy_ext.validate("flights", unseen if isinstance(told, list) else unseen[INPUTS], told)
+
+
+def test_the_columns_of_labels_are_named_when_they_are_left_in_the_rows(labelled):
+    with pytest.raises(ContractViolated, match="arrival: is the target, which the model predicts; drop it"):
+        deploy_ext.validate("flights", flights(1), flights(1)[HOLDS])
+
+
+def test_a_champion_of_another_kind(labelled):
+    frame, unseen = flights(), flights(1)
+    one = make_pipeline(make_column_transformer((OneHotEncoder(), ["carrier"]), remainder="passthrough"))
+    one = make_pipeline(*one, LogisticRegression(max_iter=500)).fit(frame[INPUTS], frame.arrival)
+    deploy_ext.register(one, "flights", frame[[*INPUTS, "arrival"]], "arrival")
+    deploy_ext.promote("flights/3", force=True, reason="a simpler one")
+    with pytest.raises(ContractViolated, match=r"champion flights/3 cannot be compared .* has 3 columns"):
+        deploy_ext.validate("flights/2", unseen, HOLDS)
+
+
+def test_the_words_of_the_command_line():
+    from deploy_ext.grammar import Option
+
+    option = Option("target", "", "target", str, True, None, False, False)
+    frame = flights()
+    assert resolve(option, "departure,arrival, long", {"data": frame}, {}) == HOLDS
+    assert resolve(option, "Y", {"data": frame}, {"Y": frame[HOLDS]}).shape == (600, 3)
+    with pytest.raises(InvalidRequest, match=r"no column 'arival'. Did you mean 'arrival'\?"):
+        resolve(option, "departure,arival", {"data": frame}, {})
+    assert variables({"X": frame[INPUTS], "Y": frame[HOLDS], "Z": np.eye(3), "y": frame.long}, "target") == [
+        "Y",
+        "Z",
+        "y",
+    ]
+
+
+def test_digests_see_every_label():
+    frame = flights()
+    other = frame[HOLDS].assign(long=1 - frame.long)
+    assert data_digest(frame[INPUTS], frame[HOLDS]) != data_digest(frame[INPUTS], other)
+
+
+CASES = """dep_delay, distance, carrier, expected
+-20, 300, AA, none
+90, 2000, B6, departure; arrival; long
+90, 300, B6, "arrival, departure"
+-20, -5, AA, none
+"""
+
+
+def test_every_judge_says_something(labelled, tmp_path, monkeypatch):
+    """None of them fails; those to whom several labels mean nothing say so."""
+    (tmp_path / "pricing.py").write_text("def of(truth, said, row):\n    return len(set(truth) ^ set(said))\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    unseen, text = flights(1), f"{GATES}cost = pricing.of\ncost.per_1000 <= 1000\ncases.failed == 0\n"
+    text += "flip_rate.noise <= 0.9\nmembership.auc <= 0.99\ndata.leak <= 1\nsurrogate.agreement <= 1\n"
+    deploy_ext.gates("flights", text + "explain.top_share <= 0.99\ndrift.psi[prediction] <= 5\ndata.poison <= 1\n")
+    deploy_ext.cases("flights", CASES)
+    found = deploy_ext.validate("flights/2", unseen, HOLDS, full=True, sensitive="carrier")
+    assert not found.errors, [s.error for s in found.errors]
+    assert found.passed, found.verdict
+    assert found["cases"].title == "4 of 4 cases hold"
+    assert found["conformal"].facts["conformal.coverage"] == "does not apply to several labels a row: " + (
+        "the answer is a set already"
+    )
+    for section, fact in (("labels", "data.label_noise"), ("adversarial", "adversarial.flip_rate")):
+        assert str(found[section].facts[fact]).startswith("does not apply to several labels a row")
+    assert found["fairness"].title.endswith("this is multilabel")
+    model = trained()
+    said = model.predict(unseen[INPUTS]).astype(bool)
+    wrong = (said != unseen[HOLDS].to_numpy(bool)).sum()
+    assert next(c.value for c in found.verdict.checks if c.metric == "cost.per_1000") == pytest.approx(wrong / 0.6)
+    assert {r["metric"] for r in found["scores"].rows} >= {"f1_macro", "hamming_loss", "roc_auc"}
+    assert [p.title for p in found["scores"].plots] == ["Recall and precision by label"]
+    with pytest.raises(InvalidRequest, match="'late' is no label"):
+        cases(lambda f: None, pd.DataFrame({**unseen[INPUTS].iloc[0], "expected": "late"}, index=[0]), found_contract())
+
+
+def found_contract() -> Any:
+    version = Registry().version("flights/2")
+    with borrow(Registry().download(version), version.bundle) as runtime:
+        return runtime.bundle.contract
+
+
+def test_one_answer_is_explained_label_by_label(labelled):
+    row = flights(1)[INPUTS].iloc[[0]]
+    long = deploy_ext.explain("flights/2", row, label="long")
+    assert long.contributions.parts[0].column == "distance"
+    assert long.contributions.label == "long"
+    assert long.hints is not None and any(h.changes[0].column == "distance" for h in long.hints.hints)
+    wanted = deploy_ext.explain("flights/2", row, want="departure")
+    assert "departure" in str(wanted.contributions.label)
+    assert deploy_ext.explain("flights/2", row).contributions.label in HOLDS
+    with pytest.raises(InvalidRequest, match=r"knows no label 'lng'.*Did you mean 'long'"):
+        deploy_ext.explain("flights/2", row, label="lng")
+
+
+def test_a_card_and_its_file(labelled, tmp_path):
+    deploy_ext.promote("flights")
+    written = deploy_ext.report("flights", html=tmp_path / "card.html")
+    text = written.html.read_text()
+    assert "departure, arrival, long" in text and "f1_macro" in text
+
+
+def test_forms_of_bad_answers():
+    model = fitted(MODELS[0])
+    contract = infer(FRAME[TRAIN], describe_output(model, FRAME[TRAIN], TARGET[TRAIN]))
+    assert answer(model, contract, FRAME[HELD]).prediction.shape == (300, 4)
+    with pytest.raises(InvalidRequest, match=r"of shape \(300, 2\), and \(300, 4\) are needed"):
+        answer(Rule(), replace(contract, output=replace(contract.output, probabilities=False)), FRAME[HELD])
+
+
+def test_a_journal_of_versions_that_answer_in_different_forms():
+    lists = pa.table({"prediction": array_of([["late"], []])})
+    empty = pa.table({"prediction": array_of([[], []])})
+    words = pa.table({"prediction": array_of(["late", "on time"])})
+    flags = pa.table({"prediction": array_of([True, False])})
+    assert together([lists, empty]).to_pydict()["prediction"] == [["late"], [], [], []]
+    assert together([lists, words]).to_pydict()["prediction"] == ['["late"]', "[]", "late", "on time"]
+    assert together([flags, empty]).to_pydict()["prediction"] == ["true", "false", "[]", "[]"]
+    assert array_of([None, ["late"]]).to_pylist() == [None, ["late"]]
+    assert array_of([["late"], "late"]).to_pylist() == ['["late"]', "late"]
