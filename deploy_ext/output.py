@@ -16,7 +16,8 @@ from .records import Record
 from .table import as_frame, contain, container
 
 # %% auto #0
-__all__ = ['NONE', 'SAMPLE', 'FEW', 'Output', 'vector', 'indicators', 'chances', 'names', 'joined', 'combined', 'describe_output']
+__all__ = ['NONE', 'SAMPLE', 'CLEARLY', 'FEW', 'Output', 'vector', 'indicators', 'chances', 'names', 'joined', 'combined',
+           'describe_output']
 
 # %% ../nbs/09_output.ipynb #output-record-code
 @dataclass(frozen=True, repr=False)
@@ -111,6 +112,7 @@ def combined(found: Any, labels: tuple[Any, ...]) -> np.ndarray:
 
 # %% ../nbs/09_output.ipynb #output-describe-code
 SAMPLE = 1000  # rows that a model is asked
+CLEARLY = 0.2  # of the rows, by which two labels have to fit better the other way round
 FEW = 20  # at most so many different whole numbers are taken for labels
 _TYPES: dict[type, str] = {bool: "bool", int: "int", float: "float", str: "string"}
 
@@ -170,6 +172,8 @@ def _several(model: Any, sample: Any, answers: Any, target: Any) -> Output:
     """The output of a model of several labels."""
     shape, note = (len(sample), np.shape(answers)[1]), ""
     labels = _names(target, shape[1])
+    if target is not None:
+        _in_order(indicators(answers), indicators(target)[: shape[0]], labels)
     if getattr(model, "classes_", None) is None:
         note = f"assumed from the answers to {shape[0]} training rows"
     label_type = {"b": "bool", "i": "int", "u": "int"}.get(np.dtype(answers.dtype).kind, "float")
@@ -188,9 +192,20 @@ def _names(target: Any, count: int) -> tuple[str, ...]:
     labels = tuple(map(str, getattr(target, "columns", range(count))))
     if len(set(labels)) < count:
         raise InvalidRequest(f"two labels are called '{max(labels, key=labels.count)}'. Rename a column of the target.")
-    if target is not None:
-        indicators(target)
     return labels
+
+
+def _in_order(said: np.ndarray, truth: np.ndarray, labels: tuple[str, ...]) -> None:
+    """Raises `InvalidRequest` when two columns of n x L answers fit each other's truth clearly better."""
+    if len(said) != len(truth):
+        return  # which is told later, with both numbers
+    one, other = said.astype(float), truth.astype(float)
+    agree = (one.T @ other + (1 - one).T @ (1 - other)) / max(len(said), 1)
+    gain = agree + agree.T - agree.diagonal() - agree.diagonal()[:, None]
+    i, j = (int(at) for at in np.unravel_index(gain.argmax(), gain.shape))
+    if gain[i, j] > CLEARLY:
+        told = f"what the model answers for '{labels[i]}' and '{labels[j]}' fits them better the other way round"
+        raise InvalidRequest(f"{told}. Give the columns of the target in the order that it was fitted on.")
 
 
 def _ask(model: Any, method: str, sample: Any) -> Any:

@@ -68,6 +68,7 @@ from deploy_ext.judging import (
 from .junit import junit
 from .jury import JUDGES, Evidence, facts_of, must_hold
 from .making import fitted_on, here, make, split
+from .metrics import table
 from .moving import champions, move, settled
 from .output import describe_output, names
 from .records import Endpoint, Event, Listing, ModelRef, Record, Verdict, Version
@@ -259,19 +260,25 @@ def _kind(registry: Registry, name: str) -> str:
 # %% ../nbs/50_verbs.ipynb #verbs-metrics-code
 @dataclasses.dataclass(frozen=True, repr=False)
 class Word(Record):
-    """What a gate can begin with."""
+    """What a gate can begin with. suits: the kinds of answers that it is for; "" for what depends on none."""
 
     metric: str
     meaning: str
+    suits: str = ""
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [{"metric": self.metric, "meaning": self.meaning, "for": self.suits}]
 
 
 @verb
-def metrics(about: Annotated[str | None, Arg("only those with this in their name or meaning")] = None) -> Listing:
+def metrics(about: Annotated[str | None, Arg("only those with this in name, meaning or kind")] = None) -> Listing:
     """Show what gates can speak of: every metric with one line of meaning."""
     known = {name: meaning for name, meaning in words().items() if not margin_of(name)[0]}
     known["baseline.<metric>"] = "by how much the metric is better than that of a model that looks at nothing"
     known["simple.<metric>"] = "by how much it is better than that of a small linear model or tree"
-    found = tuple(Word(n, m) for n, m in known.items() if about is None or about.lower() in f"{n} {m}".lower())
+    scores = table()
+    every = [Word(n, m, ", ".join(scores[n].kinds) if n in scores else "") for n, m in known.items()]
+    found = tuple(w for w in every if about is None or about.lower() in f"{w.metric} {w.meaning} {w.suits}".lower())
     if not found:
         raise InvalidRequest(f"no metric speaks of '{about}'. {nearest(str(about), known)}", about=about)
     return Listing(f"{len(found)} metrics", found)

@@ -30,7 +30,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 import deploy_ext
-from deploy_ext.bundle import answer
+from deploy_ext.bundle import Answers, answer
 from deploy_ext.capture import data_digest
 from deploy_ext.contract import infer
 from deploy_ext.core import ContractViolated, InvalidRequest
@@ -46,7 +46,8 @@ from deploy_ext.serve.archive import array_of, together
 from deploy_ext.serve.protocol import write_request
 from deploy_ext.serve.runtime import borrow
 
-X, Y = make_multilabel_classification(600, n_features=8, n_classes=4, n_labels=2, random_state=0)
+MADE: Any = make_multilabel_classification(600, n_features=8, n_classes=4, n_labels=2, random_state=0)
+X, Y = MADE
 LABELS = ("a", "b", "c", "d")
 FRAME = pd.DataFrame(X, columns=[f"x{i}" for i in range(8)])
 TARGET = pd.DataFrame(Y.astype(bool), columns=list(LABELS))
@@ -120,6 +121,21 @@ def test_a_label_that_never_held_has_no_chance():
 def test_a_target_that_does_not_fit(target, message):
     with pytest.raises(InvalidRequest, match=message):
         describe_output(fitted(MODELS[0]), FRAME[TRAIN], target)
+
+
+@pytest.mark.parametrize("order", [["b", "a", "c", "d"], ["b", "c", "d", "a"], ["d", "c", "b", "a"]])
+def test_labels_in_another_order_than_the_model_was_fitted_on(order):
+    for model in (MODELS[0], MODELS[6]):
+        with pytest.raises(InvalidRequest, match="fits them better the other way round"):
+            describe_output(fitted(model), FRAME[TRAIN], TARGET[TRAIN][order])
+
+
+def test_a_model_that_learnt_nothing_fits_any_order():
+    nothing = DummyClassifier(strategy="prior").fit(FRAME[TRAIN], TARGET[TRAIN])
+    noise = TARGET[TRAIN].sample(frac=1, random_state=0).set_axis(TARGET[TRAIN].index)
+    shuffled = DecisionTreeClassifier(max_depth=3, random_state=0).fit(FRAME[TRAIN], noise)
+    for model in (nothing, shuffled):
+        assert describe_output(model, FRAME[TRAIN], TARGET[TRAIN]).labels == LABELS
 
 
 def test_a_wide_target_of_a_model_of_one_answer():
@@ -213,7 +229,8 @@ def test_the_measures_of_an_order():
 
 def test_rows_without_a_label_have_no_auc_of_their_own():
     assert not FOREST.truth.any(axis=1).all()
-    assert score("roc_auc_samples", FOREST).value is None
+    found = score("roc_auc_samples", FOREST)
+    assert (found.value, found.reason) == (None, "rows in which all labels hold, or none, have no order of them")
 
 
 def test_bounds_are_those_of_the_literal_bootstrap():
@@ -221,20 +238,22 @@ def test_bounds_are_those_of_the_literal_bootstrap():
     drawn = [FOREST.take(rng.integers(300, size=300)) for _ in range(800)]
     for name in ("accuracy", "hamming_loss", "f1_macro", "f1_samples", "recall_micro", "roc_auc_macro"):
         e = interval(name, FOREST)
-        low, high = np.quantile([score(name, s).value for s in drawn], [0.05, 0.95])
+        values: Any = [score(name, s).value for s in drawn]
+        low, high = np.quantile(values, [0.05, 0.95])
         spread = high - low
         assert e.low == pytest.approx(low, abs=0.15 * spread) and e.high == pytest.approx(high, abs=0.15 * spread), name
 
 
 def test_paired_differences_and_margins():
     for name in ("f1_macro", "hamming_loss", "roc_auc"):
-        e = paired(name, FOREST, LINES)
-        assert e.value == pytest.approx(score(name, FOREST).value - score(name, LINES).value)
+        e: Any = paired(name, FOREST, LINES)
+        one, other = (score(name, s).value or 0.0 for s in (FOREST, LINES))
+        assert e.value == pytest.approx(one - other)
         assert e.low < e.value < e.high
         assert paired(name, FOREST, FOREST).value == 0
-    assert margin("hamming_loss", FOREST, trivial(FOREST)).value > 0  # positive is better, always
-    other = Scored(Y[HELD], Y[HELD], None, ("a", "b", "c", "e"))
-    assert paired("f1_macro", FOREST, other).reason == "the other model has other labels: a, b, c, e"
+    assert (margin("hamming_loss", FOREST, trivial(FOREST)).value or 0) > 0  # positive is better, always
+    renamed = Scored(Y[HELD], Y[HELD], None, ("a", "b", "c", "e"))
+    assert paired("f1_macro", FOREST, renamed).reason == "the other model has other labels: a, b, c, e"
 
 
 def test_nobody_says_what_the_dummy_says():
@@ -275,7 +294,8 @@ def test_gates_on_labels():
     )
     assert [c.result for c in checks[:2]] == ["pass", "fail"]
     assert [c.result for c in checks[3:]] == ["pass", "pass", "warn"]
-    expected = score("hamming_loss", FOREST).value <= score("hamming_loss", LINES).value
+    losses: list[Any] = [score("hamming_loss", s).value for s in (FOREST, LINES)]
+    expected = losses[0] <= losses[1]
     assert checks[2].passed == expected and "champion" in checks[2].detail
     assert all(c.result in ("pass", "skip") for c in verdict(DEFAULT["multilabel"]))
 
@@ -326,7 +346,8 @@ latency_ms.p99 <= 10000 warn
 def trained(**settings: Any) -> Any:
     frame = flights()
     encode = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["carrier"]), remainder="passthrough")
-    forest = RandomForestClassifier(**{"n_estimators": 15, "max_depth": 6, "random_state": 0} | settings)
+    told: dict[str, Any] = {"n_estimators": 15, "max_depth": 6, "random_state": 0} | settings
+    forest = RandomForestClassifier(**told)
     return make_pipeline(encode, forest).fit(frame[INPUTS], frame[HOLDS])
 
 
@@ -378,7 +399,7 @@ def test_a_bundle_of_labels_proves_itself_and_mlflow_can_ask_it(labelled):
     folder = Registry().download(version)
     with borrow(folder, version.bundle) as runtime:
         assert runtime.verify() == 20
-        said = runtime.predict(runtime.bundle.example["columns"])
+        said: Any = runtime.predict(runtime.bundle.example["columns"])
         assert said.prediction.dtype == bool and said.prediction.shape == said.probabilities.shape == (20, 3)
         assert runtime.bundle.contract.output.labels == tuple(HOLDS)
         assert runtime.bundle.profile["prediction"].n == 600
@@ -397,11 +418,11 @@ def test_the_story_over_http(labelled):
     assert found.prediction.tolist() == expected
     assert np.allclose(found[[f"probability_{label}" for label in HOLDS]], likely)
 
-    rows = json.loads(unseen[INPUTS].to_json(orient="records"))
+    rows = json.loads(str(unseen[INPUTS].to_json(orient="records")))
     status, told = stories.post(f"{endpoint.url}/invocations", {"dataframe_records": rows})
     assert status == 200 and told["predictions"] == expected
     assert told["probabilities"][0] == pytest.approx(dict(zip(HOLDS, likely[0], strict=True)))
-    columns = unseen[INPUTS].to_dict("list")
+    columns = {name: unseen[name].tolist() for name in INPUTS}
     with borrow(Registry().download(Registry().version("flights/1"))) as runtime:
         request = json.loads(write_request(columns, runtime.bundle.contract))
     status, tensors = stories.post(f"{endpoint.url}/v2/models/flights/infer", request)
@@ -484,6 +505,12 @@ def test_a_champion_of_another_kind(labelled):
         deploy_ext.validate("flights/2", unseen, HOLDS)
 
 
+def test_metrics_tell_what_they_are_for():
+    found = {word.metric: word.suits for word in deploy_ext.metrics("multilabel")}
+    assert found["hamming_loss"] == "multilabel" and found["accuracy"] == "binary, multiclass, multilabel"
+    assert "log_loss" not in found and "for" in str(deploy_ext.metrics("hamming")).split()
+
+
 def test_the_words_of_the_command_line():
     from deploy_ext.grammar import Option
 
@@ -539,7 +566,11 @@ def test_every_judge_says_something(labelled, tmp_path, monkeypatch):
     assert {r["metric"] for r in found["scores"].rows} >= {"f1_macro", "hamming_loss", "roc_auc"}
     assert [p.title for p in found["scores"].plots] == ["Recall and precision by label"]
     with pytest.raises(InvalidRequest, match="'late' is no label"):
-        cases(lambda f: None, pd.DataFrame({**unseen[INPUTS].iloc[0], "expected": "late"}, index=[0]), found_contract())
+        cases(answers_of(model), unseen[INPUTS][:1].assign(expected="late"), found_contract())
+
+
+def answers_of(model: Any) -> Any:
+    return lambda frame: Answers(model.predict(frame))
 
 
 def found_contract() -> Any:

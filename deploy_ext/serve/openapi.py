@@ -314,7 +314,7 @@ def _bodies(served: Served, example: Mapping[str, Any]) -> dict[str, Any]:
     i = _chosen(example)
     columns = {name: [values[i]] for name, values in example["columns"].items()}
     prediction, asked, named = example["prediction"][i], "0kqz1c-5", "6920a1b23f9c0d-17"
-    output, found = served.contract.output, (example["probabilities"] or {i: None})[i]
+    output, found = served.contract.output, example["probabilities"] and example["probabilities"][i]
     several = output.kind == "multilabel"
     data = {"predict": prediction if several else [prediction], "probabilities": found}
     if several:
