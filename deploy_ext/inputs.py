@@ -104,11 +104,12 @@ def _shaped(value: Any, dimensions: int) -> bool:
 
 
 def _flags(value: Any) -> bool:
-    """Does a table look like labels, each of them 0 or 1? Its first rows tell."""
+    """Does a table look like labels, each of them 0 or 1, and some of them both? Its first rows tell."""
     if not _shaped(value, 2) or value.shape[1] < 2:
         return False
     some = (value.iloc[:100] if hasattr(value, "iloc") else value[:100]).astype(float)
-    return bool(((some == 0) | (some == 1)).all(axis=None))
+    zeros, ones = some == 0, some == 1
+    return bool((zeros | ones).all(axis=None) and zeros.any(axis=None) and ones.any(axis=None))
 
 
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
