@@ -24,6 +24,7 @@ from .bundle import Answers
 from .column import Column, cast, column_array
 from .contract import Contract
 from .core import InvalidRequest, need
+from .output import combined
 from .profile import Profile
 from .records import Plot, Record, cell
 from .scored import Scored
@@ -382,6 +383,8 @@ def attack(
     Raises `ContractViolated` for rows that are not legal, `InvalidRequest` without the extra `robust`."""
     if contract.output.kind == "regression":
         return Adversarial(0, reason="a regression has no labels that could be turned")
+    if contract.output.kind == "multilabel":
+        return Adversarial(0, reason="does not apply to several labels a row: which one should be turned is not known")
     if not (moves := _moves(contract, profile)):
         return Adversarial(0, reason="no numeric column can be moved")
     sample = _sampled(frame, contract, rows)
@@ -455,7 +458,7 @@ def surrogate(ask: Ask, frame: Any, contract: Contract, rows: int = 2000) -> Sur
     half = len(sample) // 2
     if half < ENOUGH:
         return Surrogate(None, reason=f"too few: {half} answers to learn from, {ENOUGH} are needed")
-    said, matrix = _said(ask, sample).prediction, _encoded(sample)
+    said, matrix = combined(_said(ask, sample).prediction, contract.output.labels), _encoded(sample)
     matrix[:, np.isnan(matrix[:half]).all(axis=0)] = 0.0  # trees cannot learn from a column that has nothing
     if contract.output.kind == "regression":
         return _copied_numbers(matrix, said.astype(float), half)
@@ -518,6 +521,10 @@ def _confidence(s: Scored) -> np.ndarray:
     if not s.labels:
         near = -abs(s.truth - s.prediction)
         return near[np.isfinite(near)]
+    if s.kind == "multilabel":  # how sure of each label, that it holds or does not
+        chances = s.prediction if s.probabilities is None else np.asarray(s.probabilities, float)
+        sure = np.where(s.truth, chances, 1.0 - chances).mean(axis=1)
+        return sure[np.isfinite(sure)]
     truth, said = s.codes
     known = np.flatnonzero(truth < len(s.labels))
     if s.probabilities is None:

@@ -9,7 +9,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +18,8 @@ import numpy as np
 from .bundle import Answers, answer
 from .column import Column, judge
 from .contract import Contract
-from .core import InvalidRequest, need
+from .core import InvalidRequest, need, pick
+from .output import Output
 from .profile import ColumnProfile, Histogram, Profile
 from .table import as_frame, contain
 from .values import has_zone
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['Ask', 'SEED', 'TRIED', 'CELLS', 'TOLERANCE', 'TOLERANCE_32', 'LEAST', 'asker', 'said', 'prepared', 'mixed',
-           'Attribution', 'Unexplained', 'origins', 'shap_values', 'quantile', 'as_json', 'legal', 'known_values',
-           'draw']
+__all__ = ['Ask', 'SEED', 'TRIED', 'CELLS', 'TOLERANCE', 'TOLERANCE_32', 'LEAST', 'asker', 'said', 'of_label', 'prepared',
+           'mixed', 'Attribution', 'Unexplained', 'origins', 'shap_values', 'quantile', 'as_json', 'legal',
+           'known_values', 'draw']
 
 # %% ../nbs/23_attribution.ipynb #attribution-ask-code
 Ask = Callable[[Any], Answers]
@@ -52,6 +53,8 @@ def said(answers: Answers, contract: Contract) -> tuple[np.ndarray, str]:
     labels = contract.output.labels
     if answers.probabilities is not None:
         values, unit = np.asarray(answers.probabilities, float), "probability"
+    elif contract.output.kind == "multilabel":
+        values, unit = answers.prediction.astype(float), "vote"
     elif labels:
         values, unit = np.array([[p == v for v in labels] for p in answers.prediction.tolist()], float), "vote"
     else:
@@ -59,6 +62,24 @@ def said(answers: Answers, contract: Contract) -> tuple[np.ndarray, str]:
     if not np.isfinite(values).all():
         raise InvalidRequest("the model answers with values that are not finite, which nothing can explain.")
     return values, unit
+
+
+def of_label(model: Any, contract: Contract, label: str) -> tuple[Ask, Contract]:
+    """Of a model of several labels a row, the part that is about one of them: does it hold?
+
+    It answers "late" or "not late", with the probabilities of both. Raises `InvalidRequest` for an unknown label."""
+    output, ask = contract.output, asker(model, contract)
+    at = pick({str(name): i for i, name in enumerate(output.labels)}, label, f"the model knows no label '{label}'.")
+    words = np.array([f"not {label}", label], dtype=object)
+
+    def about(frame: Any) -> Answers:
+        answers = ask(frame)
+        chance = None if answers.probabilities is None else answers.probabilities[:, at]
+        both = None if chance is None else np.column_stack([1 - chance, chance])
+        return Answers(words[answers.prediction[:, at].astype(int)], both)
+
+    one = Output("classification", tuple(words.tolist()), "string", output.probabilities)
+    return about, replace(contract, output=one)
 
 
 def prepared(contract: Contract, data: Any) -> pd.DataFrame:
@@ -297,6 +318,8 @@ def shap_values(
     budget: nodes of trees times rows that may be visited; fewer rows are explained then, 100 at least. Raises
     `Unexplained` if SHAP cannot explain the model or its sums are wrong, `InvalidRequest` if shap is not installed.
     """
+    if contract.output.kind == "multilabel":
+        raise Unexplained("shap is not asked about several labels at once")
     steps, final = _unwrapped(model)
     _library()
     if not callable(getattr(final, "predict", None)):

@@ -22,7 +22,7 @@ import numpy as np
 
 from .contract import Contract
 from .core import InvalidRequest, VerificationFailed, canonical, digest, write_atomic
-from .output import vector
+from .output import Output, chances, indicators, vector
 from .profile import Profile
 from .records import FORMAT, Record, plain
 from .trust import Serialization, restore
@@ -35,7 +35,9 @@ __all__ = ['EXAMPLE_ROWS', 'BUNDLE', 'SIMPLE', 'MEMBERS', 'SWITCHES', 'MODEL_FIL
 # %% ../nbs/12_bundle.ipynb #bundle-answer-code
 @dataclass(frozen=True)
 class Answers:
-    """What a model said about `n` rows: a prediction each and, where it gives them, a probability a class (n x k)."""
+    """What a model said about `n` rows: a prediction each and, where it gives them, a probability a class (n x k).
+
+    Of a model of several labels a row, the predictions are n x k booleans."""
 
     prediction: np.ndarray
     probabilities: np.ndarray | None = None
@@ -47,10 +49,22 @@ class Answers:
 def answer(model: Any, contract: Contract, data: Any) -> Answers:
     """Ask `model` about `data`, which `contract.require` or `contract.rebuild` has prepared.
 
-    Raises `InvalidRequest` when the model does not give one answer a row."""
+    Raises `InvalidRequest` when the model does not give one answer a row, or its labels."""
+    if contract.output.kind == "multilabel":
+        return _labelled(model, contract.output, data)
     prediction = vector(model.predict(data), len(data))
     probabilities = np.asarray(model.predict_proba(data), dtype=float) if contract.output.probabilities else None
     return Answers(prediction, probabilities)
+
+
+def _labelled(model: Any, output: Output, data: Any) -> Answers:
+    """What a model of several labels a row says. Raises `InvalidRequest` when these are not its labels."""
+    prediction, shape = indicators(model.predict(data)), (len(data), len(output.labels))
+    found = chances(model.predict_proba(data), getattr(model, "classes_", None)) if output.probabilities else None
+    if prediction.shape != shape or (found is not None and found.shape != shape):
+        told = f"predict gave an array of shape {prediction.shape}, and {shape} are needed, one column a label."
+        raise InvalidRequest(told)
+    return Answers(prediction, found)
 
 # %% ../nbs/12_bundle.ipynb #bundle-example-code
 EXAMPLE_ROWS = 20

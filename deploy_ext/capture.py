@@ -105,7 +105,8 @@ def data_digest(data: Any, target: Any = None) -> str:
     frame, whole = as_frame(data), hashlib.sha256()
     columns = [(str(name), frame[name]) for name in frame.columns]
     if target is not None:
-        columns.append(("target", as_frame(target).iloc[:, 0] if np.ndim(target) == 2 else pd.Series(target)))
+        wide = np.ndim(target) == 2
+        columns += [("target", c) for _, c in as_frame(target).items()] if wide else [("target", pd.Series(target))]
     for name, column in columns:
         whole.update(f"{name}\0{column.dtype}\0{len(column)}\0".encode())
         whole.update(hashed(column, index=False).to_numpy().tobytes())

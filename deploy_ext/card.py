@@ -297,7 +297,8 @@ def collect(
     contract, profile = bundle.contract, bundle.profile
     columns = tuple(expected(c, profile[c.name]) for c in contract.columns)
     compiled = Compiled.from_dict(bundle.form["compiled"]) if bundle.form else None
-    return Card(version, columns, str(contract.output), contract.target, profile.n, compiled, **told)
+    several = ", ".join(contract.output.labels) if contract.output.kind == "multilabel" else None
+    return Card(version, columns, str(contract.output), contract.target or several, profile.n, compiled, **told)
 
 
 def card(ref: str | ModelRef) -> Card:

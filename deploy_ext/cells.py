@@ -8,7 +8,7 @@ __all__ = ['SEED', 'FORMS', 'Cells', 'draws', 'means']
 # %% ../nbs/19_cells.ipynb #cells-imports
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -89,9 +89,14 @@ def _averaged(ratio: str, average: str) -> Callable[[Scored], Cells]:
         by_class = of(hits, truths, said)
         if average == "binary":
             return float(by_class[labels - 1])
-        return float(np.average(by_class, weights=truths if average == "weighted" else truths + said > 0))
+        return _mean(by_class, truths if average == "weighted" else truths + said > 0)
 
     return _tally(score)
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> float:
+    """The weighted mean, and 0 where nothing has any weight, as scikit-learn has it."""
+    return float(np.average(values, weights=weights)) if weights.any() else 0.0
 
 # %% ../nbs/19_cells.ipynb #cells-tally-others-code
 def _accuracy(hits: np.ndarray, truths: np.ndarray, said: np.ndarray, labels: int) -> float:
@@ -235,16 +240,125 @@ def _average_precision(others: np.ndarray, positives: np.ndarray) -> float:
     gained = np.einsum("i,i", positives[::-1], found / np.maximum(called, 1))
     return float(gained / found[-1]) if found[-1] else 0.0
 
+# %% ../nbs/19_cells.ipynb #cells-labels
+def _by_label(ratio: str, average: str) -> Callable[[Scored], Cells]:
+    """Cells of a ratio by label, of rows with several labels, averaged as scikit-learn does."""
+    of = _RATIOS[ratio]
+
+    def score(hits: np.ndarray, truths: np.ndarray, said: np.ndarray) -> float:
+        if average == "micro":
+            return float(of(*(np.atleast_1d(x.sum()) for x in (hits, truths, said)))[0])
+        return _mean(of(hits, truths, said), truths if average == "weighted" else np.ones(len(truths)))
+
+    def cells(s: Scored) -> Cells:
+        bits = np.packbits(np.hstack([s.truth, s.prediction]), axis=1)
+        patterns, codes = np.unique(bits, axis=0, return_inverse=True)
+        both = np.unpackbits(patterns, axis=1, count=2 * len(s.labels)).astype(float)
+        truth, said = both[:, : len(s.labels)], both[:, len(s.labels) :]
+        counted = partial(np.einsum, "ij,i")
+        tallied = (truth * said, truth, said)
+        return Cells(codes.reshape(-1), len(patterns), lambda counts: score(*(counted(t, counts) for t in tallied)))
+
+    return cells
+
+
+def _row_by_row(ratio: str) -> Callable[[Scored], np.ndarray]:
+    """The ratio of the labels of each row."""
+    return lambda s: _RATIOS[ratio](*(x.sum(axis=1) for x in (s.truth & s.prediction, s.truth, s.prediction)))
+
+
+def _all_right(s: Scored) -> np.ndarray:
+    return (s.truth == s.prediction).all(axis=1)
+
+
+def _share_wrong(s: Scored) -> np.ndarray:
+    return (s.truth != s.prediction).mean(axis=1)
+
+# %% ../nbs/19_cells.ipynb #cells-marks
+def _ranked_by_label(score: Callable[[np.ndarray, np.ndarray], float], average: str) -> Callable[[Scored], Cells]:
+    """Cells of a metric of (others, positives) by distinct score, label by label; micro: of all labels at once."""
+
+    def cells(s: Scored) -> Cells:
+        wide = [s.probabilities.reshape(-1, 1), s.truth.reshape(-1, 1)]
+        chances, truth = wide if average == "micro" else (s.probabilities, s.truth)
+        ranks = [np.unique(column, return_inverse=True)[1].reshape(-1) for column in chances.T]
+        sizes = [int(rank.max(initial=0)) + 1 for rank in ranks]
+
+        def value(counts: np.ndarray) -> float:
+            often = np.repeat(counts, len(s.labels)) if average == "micro" else counts
+            found, weights = [], []
+            for rank, size, holds in zip(ranks, sizes, truth.T, strict=True):
+                positives = np.bincount(rank, often * holds, size)
+                found.append(score(np.bincount(rank, often, size) - positives, positives))
+                weights.append(positives.sum() if average == "weighted" else 1.0)
+            known = [value if weight else 0.0 for value, weight in zip(found, weights, strict=True)]
+            return _mean(np.array(known), np.array(weights))
+
+        return Cells(np.arange(s.rows), s.rows, value)
+
+    return cells
+
+
+def _places(s: Scored) -> tuple[np.ndarray, np.ndarray]:
+    """For each label of each row (n x L): how many labels are as likely or likelier, and how many of them hold."""
+    above, holding = np.empty(s.truth.shape), np.empty(s.truth.shape)
+    for i in range(len(s.labels)):
+        likely = s.probabilities >= s.probabilities[:, [i]]
+        above[:, i], holding[:, i] = likely.sum(axis=1), (likely & s.truth).sum(axis=1)
+    return above, holding
+
+
+def _precision_at_labels(s: Scored) -> np.ndarray:
+    above, holding = _places(s)
+    return _ratio((holding / above * s.truth).sum(axis=1), s.truth.sum(axis=1))
+
+
+def _ranking_precision(s: Scored) -> np.ndarray:
+    return np.where(s.truth.any(axis=1), _precision_at_labels(s), 1.0)
+
+
+def _depth(s: Scored) -> np.ndarray:
+    return (_places(s)[0] * s.truth).max(axis=1)
+
+
+def _misordered(s: Scored) -> np.ndarray:
+    """The share of the pairs, of a label that holds and one that does not, in which the second is as likely."""
+    above, holding = _places(s)
+    pairs = s.truth.sum(axis=1) * (~s.truth).sum(axis=1)
+    return _ratio(((above - holding) * s.truth).sum(axis=1), pairs)
+
+
+def _auc_of_rows(s: Scored) -> np.ndarray:
+    """The AUC among the labels of each row; none (NaN) where all of them hold, or none."""
+    won = 1 - _misordered(s) + _misordered(replace(s, truth=~s.truth))  # without and with pairs that are as likely
+    return np.where(s.truth.any(axis=1) & ~s.truth.all(axis=1), won / 2, np.nan)
+
 # %% ../nbs/19_cells.ipynb #cells-forms
+def _either(one: Callable[[Scored], Cells], several: Callable[[Scored], Cells]) -> Callable[[Scored], Cells]:
+    """The form for rows of `one` label, or of `several`."""
+    return lambda s: (several if s.kind == "multilabel" else one)(s)
+
+
+_AVERAGES = ("macro", "micro", "weighted")
+
 FORMS: dict[str, Callable[[Scored], Cells]] = {
     **{ratio: _averaged(ratio, "binary") for ratio in _RATIOS},
-    **{f"{ratio}_{how}": _averaged(ratio, how) for ratio in _RATIOS for how in ("macro", "micro", "weighted")},
-    "accuracy": _tally(_accuracy),
+    **{f"{r}_{how}": _either(_averaged(r, how), _by_label(r, how)) for r in _RATIOS for how in _AVERAGES},
+    **{f"{ratio}_samples": means(_row_by_row(ratio)) for ratio in _RATIOS},
+    **{f"roc_auc_{how}": _ranked_by_label(_auc, how) for how in _AVERAGES},
+    **{f"average_precision_{how}": _ranked_by_label(_average_precision, how) for how in _AVERAGES},
+    "roc_auc_samples": means(_auc_of_rows),
+    "average_precision_samples": means(_precision_at_labels),
+    "label_ranking_average_precision": means(_ranking_precision),
+    "label_ranking_loss": means(_misordered),
+    "coverage_error": means(_depth),
+    "hamming_loss": means(_share_wrong),
+    "accuracy": _either(_tally(_accuracy), means(_all_right)),
     "balanced_accuracy": _tally(_balanced_accuracy),
     "matthews_corrcoef": _tally(_matthews),
     "cohen_kappa": _tally(_kappa),
-    "roc_auc": _ranked(_auc),
-    "average_precision": _ranked(_average_precision),
+    "roc_auc": _either(_ranked(_auc), _ranked_by_label(_auc, "macro")),
+    "average_precision": _either(_ranked(_average_precision), _ranked_by_label(_average_precision, "macro")),
     "log_loss": means(_surprise),
     "brier_score": means(_squared_distance),
     "calibration_error": means(_calibration_gaps, _summed),

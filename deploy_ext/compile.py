@@ -338,6 +338,8 @@ GAIN, GAIN_SKLEARN = 2.0, 4.0  # how many times as quick a second form has to be
 def _ways(case: Case, want: str) -> dict[str, Way]:
     """The ways that may suit the model and the wish."""
     name, output = named(case.estimator), case.contract.output
+    if output.kind == "multilabel":
+        return {}
     if name in ("SVC", "NuSVC") and output.probabilities:  # fitted apart: the likelier label need not be the predicted
         return {}
     own: dict[str, Way] = {"sklearn": partial(by_itself, output)}
@@ -398,6 +400,9 @@ def compile(
 def _case(model: Any, contract: Contract, sample: Any, tolerance: float) -> tuple[Case, list[Tried]]:
     """The model with its proof; and why its steps could not be translated, if so."""
     proof = prove(model, contract, sample)
+    if contract.output.kind == "multilabel":
+        told = "a model of several labels a row is served by scikit-learn itself"
+        return Case(model, contract, proof, tolerance, None), [Tried("a faster form", told)]
     try:
         return Case(model, contract, proof, tolerance, translate(model, contract)[0]), []
     except Exception as e:  # the steps may be anybody's

@@ -118,6 +118,8 @@ def conformal(scored: Scored, level: float = LEVEL, seed: int = SEED) -> Conform
     Rows without a usable truth or answer are left out. Raises `InvalidRequest` for a level out of bounds."""
     if not 0.5 <= level <= 0.99:
         raise InvalidRequest(f"a confidence of {level} is not between 0.5 and 0.99. Write level=0.9.", level=level)
+    if scored.kind == "multilabel":
+        return Conformal(level, 0, reason="does not apply to several labels a row: the answer is a set already")
     if scored.labels and scored.probabilities is None:
         return Conformal(level, 0, reason="the model gives no probabilities")
     answers = np.asarray(scored.probabilities if scored.labels else scored.prediction, float)

@@ -155,7 +155,8 @@ def _scan(contract: Contract, table: Any, against: str) -> Iterator[Fault]:
 
 
 def _unknown(contract: Contract, name: Any) -> Fault:
-    if name == contract.target:
+    of_labels = contract.output.kind == "multilabel" and str(name) in contract.output.labels
+    if name == contract.target or of_labels:
         return Fault(None, str(name), "is the target, which the model predicts; drop it")
     return Fault(None, str(short(name)), f"is no column of the model. {nearest(str(name), contract.names)}")
 

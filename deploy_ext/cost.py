@@ -16,6 +16,7 @@ import numpy as np
 from .cells import Cells
 from .core import InvalidRequest, nearest, project
 from .metrics import KINDS, Metric
+from .output import names
 from .records import Record, cell
 from .scored import Scored
 
@@ -88,10 +89,11 @@ def each(costs: Costs, s: Scored, said: Any = None) -> np.ndarray:
             raise InvalidRequest("some rows have a truth or an answer that is no label, so their cost is not known.")
         return prices[truth, given]
     called = function_of(costs.function)
-    answers = s.prediction.tolist() if said is None else [said] * s.rows
+    truths, answers = (x.tolist() if s.kind != "multilabel" else names(x, s.labels) for x in (s.truth, s.prediction))
+    answers = answers if said is None else [said] * s.rows
     rows = [None] * s.rows if s.frame is None else s.frame.to_dict("records")
     try:
-        found = np.array([called(*one) for one in zip(s.truth.tolist(), answers, rows, strict=True)], dtype=float)
+        found = np.array([called(*one) for one in zip(truths, answers, rows, strict=True)], dtype=float)
     except Exception as e:  # the user's function
         raise InvalidRequest(f"{costs.function} failed with {type(e).__name__}: {e}", function=costs.function) from e
     if not np.isfinite(found).all():

@@ -130,10 +130,26 @@ def _residuals(s: Scored) -> tuple[Plot, ...]:
     return (Plot("Residuals: how far is the truth from it?", "lines", "prediction", "truth - prediction", series, 0.0),)
 
 
+def _labels(s: Scored) -> tuple[Plot, ...]:
+    """Of several labels a row: how many of the rows that have a label are found, and of those called so, how many are.
+
+    The worst first, by the mean of both."""
+    if not s.rows:
+        return ()
+    hits = (s.truth & s.prediction).sum(axis=0)
+    found, right = (hits / np.maximum(x.sum(axis=0), 1) for x in (s.truth, s.prediction))
+    order = np.argsort(found + right, kind="stable")[:BARS]
+    labels = tuple(shown(s.labels[i], 16) for i in order)
+    series = {"found": (labels, tuple(map(float, found[order]))), "right": (labels, tuple(map(float, right[order])))}
+    return (Plot("Recall and precision by label", "bars", "label", "share", series),)
+
+
 def curves(scored: Scored) -> tuple[Plot, ...]:
     """The drawings of a model's answers beside the truth: which ones depends on the kind of task. () without rows."""
     if scored.kind == "regression":
         return _residuals(scored)
+    if scored.kind == "multilabel":
+        return _labels(scored)
     truth, said = scored.codes
     usable = truth < len(scored.labels)
     if scored.probabilities is not None:

@@ -58,7 +58,8 @@ def signature(contract: Contract) -> ModelSignature:
         shape = (-1,) if contract.container == "series" else (-1, len(contract.columns))
         inputs = [TensorSpec(dtype(_array_type(contract)), shape)]
     output = {"int": "int64", "bool": "bool", "string": "object"}.get(contract.output.label_type or "float", "float64")
-    return ModelSignature(Schema(inputs), Schema([TensorSpec(dtype(output), (-1,))]))
+    wide = (len(contract.output.labels),) if contract.output.kind == "multilabel" else ()
+    return ModelSignature(Schema(inputs), Schema([TensorSpec(dtype(output), (-1, *wide))]))
 
 
 def _array_type(contract: Contract) -> str:

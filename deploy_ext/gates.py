@@ -382,5 +382,6 @@ def parse(text: str) -> Gates:
 # %% ../nbs/26_gates.ipynb #gates-default
 DEFAULT = {
     "classification": "baseline.balanced_accuracy > 0\nbalanced_accuracy >= champion - 0.02 at 95%\n",
+    "multilabel": "baseline.f1_macro > 0\nf1_macro >= champion - 0.02 at 95%\n",
     "regression": "baseline.r2 > 0\nr2 >= champion - 0.02 at 95%\n",
 }

@@ -110,10 +110,22 @@ def _shaped(value: Any, dimensions: int) -> bool:
     return isinstance(shape, tuple) and len(shape) == dimensions
 
 
+def _flags(value: Any) -> bool:
+    """Does a table look like labels, each of them 0 or 1, and some of them both? Its first rows tell."""
+    if not _shaped(value, 2) or value.shape[1] < 2:
+        return False
+    some = (value.iloc[:100] if hasattr(value, "iloc") else value[:100]).astype(float)
+    zeros, ones = some == 0, some == 1
+    return bool((zeros | ones).all(axis=None) and zeros.any(axis=None) and ones.any(axis=None))
+
+
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model": (lambda value: callable(getattr(value, "predict", None)), "has no predict()"),
     "data": (lambda value: _shaped(value, 2), "is no frame or array of rows and columns"),
-    "target": (lambda value: _shaped(value, 1), "is no series or array with one value a row"),
+    "target": (
+        lambda value: _shaped(value, 1) or _flags(value),
+        "is no series or array with one value a row, nor a table of 0 and 1 with a column a label",
+    ),
 }
 
 
@@ -203,11 +215,16 @@ def _columns_or_table(word: str, data: Any, namespace: Mapping[str, Any]) -> Any
 
 
 def _target(word: str, data: Any, namespace: Mapping[str, Any]) -> Any:
-    columns = [str(c) for c in getattr(data, "columns", ())]
+    """A column of the data, or several with commas between, one a label; or else a variable."""
+    columns, names = [str(c) for c in getattr(data, "columns", ())], [name.strip() for name in word.split(",")]
     if word in columns:
         return word
     if word in namespace:
         return _checked(word, namespace[word], "target", namespace)
+    if len(names) > 1 and any(name in columns for name in names):
+        if lacking := [name for name in names if name not in columns]:
+            raise InvalidRequest(f"--target: the data has no column '{lacking[0]}'. {nearest(lacking[0], columns)}")
+        return names
     hint = nearest(word, [*columns, *variables(namespace, "target")])
     missing = "neither a column of the data nor a variable" if namespace else "no column of the data"
     raise InvalidRequest(f"--target: '{word}' is {missing}. {hint}", target=word)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core import InvalidRequest, TimedOut, nearest, write_atomic
+from .output import joined
 from deploy_ext.serve.archive import (
     ROW,
     archive,
@@ -71,10 +72,14 @@ def read(folder: Path, since: datetime | None = None, until: datetime | None = N
 
     Columns: time (UTC), request_id, prediction_id, version, key_id, the inputs, prediction, probability_<label>,
     outcome and outcome_time where feedback was given, flags (text), latency_ms."""
+    import pyarrow as pa
+
     first, last = (None if when is None else _nanoseconds(when) for when in (since, until))
     tables = [_shown(folder, name, rows) for name, rows in _tables(folder, first, last)]
     found = together(tables) if tables else _empty()
     frame = found.select([*FIRST, *(n for n in found.column_names if n not in (*FIRST, *LAST)), *LAST]).to_pandas()
+    for name in (field.name for field in found.schema if pa.types.is_list(field.type)):
+        frame[name] = frame[name].map(list, na_action="ignore")  # of labels: Arrow gives arrays
     if since is not None or until is not None:
         early = frame["time"] < (since or datetime.min.replace(tzinfo=UTC))
         frame = frame[~early & (frame["time"] < (until or datetime.max.replace(tzinfo=UTC)))].reset_index(drop=True)
@@ -217,8 +222,11 @@ def _forget(path: Path, where: Mapping[str, str], salt: bytes) -> int:
 def _equal(values: pa.ChunkedArray, wanted: str, salt: bytes | None) -> np.ndarray:
     """Where a column has the value that somebody has typed."""
     import pandas as pd
+    import pyarrow as pa
 
     column, number = values.to_pandas(), _number(wanted)
+    if pa.types.is_list(values.type):
+        column = column.map(joined, na_action="ignore")
     if salt is not None:
         same = column.isin([hashed(v, salt) for v in (wanted, number) if v is not None])
     elif pd.api.types.is_bool_dtype(column):

@@ -26,6 +26,7 @@ from .gates import DEFAULT, Gates, parse
 from .inputs import read_data
 from .jury import JUDGES, Evidence, asked, hear, hear_all
 from .making import source
+from .output import joined
 from .profile import Profile, measure
 from .records import Version, cell
 from .registry import CHAMPION, Registry
@@ -57,6 +58,9 @@ def truth_of(contract: Contract, data: Any, target: Any) -> Any:
         return target
     if contract.target is not None and contract.target in getattr(data, "columns", ()):
         return contract.target
+    labels = contract.output.labels if contract.output.kind == "multilabel" else ()
+    if labels and set(labels) <= set(map(str, getattr(data, "columns", ()))):
+        return list(labels)
     raise InvalidRequest("validate needs the truth: --target with a column of the data, or one value a row.")
 
 # %% ../nbs/48_judging.ipynb #judging-persons-code
@@ -104,16 +108,38 @@ def scored(runtime: Runtime, rows: Any, features: Any, truth: Any, aside: Any = 
     Raises `ContractViolated` for a truth in other words."""
     contract, frame = runtime.bundle.contract, as_frame(features)
     answers, labels = answer(runtime.model, contract, rows), contract.output.labels
-    if labels and (missing := need("pandas").isna(truth)).any():  # each kind of column has its own word for it
-        truth = np.array(truth, dtype=object)
-        truth[np.asarray(missing)] = None
+    truth = _fitting(contract, truth)
     if aside is not None:
         frame = frame.assign(**{str(name): column for name, column in aside.items()})
     case = Scored(truth, answers.prediction, answers.probabilities, labels, frame)
-    if labels and (case.codes[0] >= len(labels)).all():
+    if labels and case.kind != "multilabel" and (case.codes[0] >= len(labels)).all():
         told = f"the truth has values like {case.truth[0]!r}, and the model answers {', '.join(map(repr, labels))}"
         raise ContractViolated(f"{told}. Give the truth in the words of the training data.")
     return case
+
+
+def _fitting(contract: Contract, truth: Any) -> Any:
+    """The truth as this model answers: one value a row, or a column for each of its labels, in its order.
+
+    Raises `ContractViolated`."""
+    labels, shape = contract.output.labels, np.shape(truth)
+    if contract.output.kind != "multilabel":
+        if len(shape) == 2:
+            told = f"the truth has {shape[1]} columns, and {contract.output} is one answer a row"
+            raise ContractViolated(f"{told}. Give the column that the model predicts.")
+        if labels and (missing := need("pandas").isna(truth)).any():  # each kind of column has its own word for it
+            truth = np.array(truth, dtype=object)
+            truth[np.asarray(missing)] = None
+        return truth
+    columns = list(map(str, getattr(truth, "columns", ())))
+    if len(shape) == 2 and set(labels) <= set(columns):
+        return truth.set_axis(columns, axis=1)[list(labels)]
+    if len(shape) == 2 and shape[1] == len(labels) and (not columns or labels == tuple(map(str, range(shape[1])))):
+        return np.asarray(truth)  # without names the order tells which is which
+    lacks = next((label for label in labels if columns and label not in columns), "")
+    told = f"the truth has no column '{lacks}'" if lacks else f"the truth has the shape {shape}"
+    said = f"{told}, and the model answers with {len(labels)} labels: {', '.join(labels)}"
+    raise ContractViolated(f"{said}. Give a column for each of them, as --target {','.join(labels)}")
 
 # %% ../nbs/48_judging.ipynb #judging-champion-code
 def champion_of(registry: Registry, version: Version) -> Version | None:
@@ -172,6 +198,9 @@ def moved(bundle: Bundle, data: Any, partly: bool = False) -> Drift:
 
     Raises `ContractViolated`."""
     stored, frame = bundle.profile, as_frame(data)
+    if bundle.contract.output.kind == "multilabel" and "prediction" in frame:  # as the journal has it
+        told = frame["prediction"].map(lambda said: joined(said) if isinstance(said, list) else said)
+        frame = frame.assign(prediction=told)
     current = measure(frame[[c.name for c in stored.columns if c.name in frame]])
     if partly:
         stored = Profile(tuple(c for c in stored.columns if c.name in frame))

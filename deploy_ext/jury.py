@@ -35,6 +35,7 @@ from .fairness import fairness, thresholds
 from .gates import FACTS, Gates
 from .importance import importance
 from .metrics import Estimate, find, interval, score
+from .output import combined
 from .profile import measure
 from .quality import WORDS as DATA
 from .quality import inspect
@@ -76,6 +77,7 @@ class Evidence:
 SHOWN = {
     "binary": "roc_auc average_precision balanced_accuracy precision recall f1 log_loss calibration_error",
     "multiclass": "accuracy balanced_accuracy f1_macro roc_auc_ovr log_loss calibration_error",
+    "multilabel": "f1_macro f1_micro f1_samples accuracy hamming_loss roc_auc label_ranking_average_precision",
     "regression": "r2 mean_absolute_error root_mean_squared_error median_absolute_error",
 }
 
@@ -129,6 +131,9 @@ def _money(e: Evidence) -> Money:
     if not e.costs:
         raise NotAsked("the gates name no prices; a line such as cost[True, False] = 30 does")
     priced = metrics_of(e.costs)
+    if e.case.kind not in priced[PRICED[0]].kinds:
+        told = "a function does, as cost = module.function"
+        raise NotAsked(f"prices of pairs of labels do not fit {e.case.kind}; {told}")
     spent, *others = (priced[n] for n in PRICED if e.case.kind in priced[n].kinds)
     return Money((interval(spent, e.case), *(score(metric, e.case) for metric in others)))
 
@@ -152,6 +157,10 @@ class Judge:
 def _data(e: Evidence) -> Record:
     faults = len(e.bundle.contract.check(e.rows))  # rows with faults are refused before, so there are none
     return inspect(e.rows, e.case.truth, e.case.labels, e.bundle.profile, faults)
+
+
+def _drift(e: Evidence) -> Record:
+    return compare(e.bundle.profile, measure(e.rows, combined(e.case.prediction, e.case.labels)))
 
 
 def _poison(e: Evidence) -> Record:
@@ -193,7 +202,7 @@ JUDGES: dict[str, Judge] = {
     "data": Judge(tuple(f"data.{word}" for word in DATA), _data),
     "labels": Judge(("data.label_noise",), lambda e: label_noise(e.case)),
     "poison": Judge(("data.poison", "data.out_of_profile"), _poison),
-    "drift": Judge(("drift",), lambda e: compare(e.bundle.profile, measure(e.rows, e.case.prediction))),
+    "drift": Judge(("drift",), _drift),
     "fairness": Judge((), partial(_by_groups, fairness)),
     "thresholds": Judge((), partial(_by_groups, thresholds)),
     "cases": Judge(("cases",), _cases),

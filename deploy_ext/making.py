@@ -20,6 +20,7 @@ from .contract import Contract
 from .core import InvalidRequest, nearest, need, settings, write_atomic
 from .flavors import save_flavor, sign
 from .inputs import SOURCE
+from .output import combined, indicators
 from .profile import Profile, measure, sketch
 from .quality import personal
 from .records import FORMAT
@@ -33,13 +34,16 @@ __all__ = ['ASKED', 'MEMBERS_KEPT', 'SBOM', 'split', 'fitted_on', 'here', 'sourc
 
 # %% ../nbs/47_making.ipynb #making-split-code
 def split(data: Any, target: Any) -> tuple[Any, Any]:
-    """Features and truth: a column name is taken out of the data, anything else must have as many rows as it."""
-    if isinstance(target, str):
+    """Features and truth: columns named are taken out of the data, anything else must have as many rows as it.
+
+    target: a column, a list of columns (one a label), an array or a table. Raises `InvalidRequest`."""
+    if named := _named(data, target):
         frame = as_frame(data)
-        if target not in frame.columns:
-            hint = nearest(target, map(str, frame.columns))
-            raise InvalidRequest(f"the data has no column '{target}' to be the target. {hint}", target=target)
-        return frame.drop(columns=target), frame[target]
+        for name in named:
+            if name not in frame.columns:
+                hint = nearest(name, map(str, frame.columns))
+                raise InvalidRequest(f"the data has no column '{name}' to be the target. {hint}", target=name)
+        return frame.drop(columns=named), frame[target if isinstance(target, str) else named]
     if target is not None:
         target = as_frame(target).iloc[:, 0] if np.shape(target)[1:] == (1,) else target
         rows, given = len(as_frame(data)), len(target) if np.ndim(target) else 1
@@ -49,6 +53,17 @@ def split(data: Any, target: Any) -> tuple[Any, Any]:
                 rows=(rows, given),
             )
     return data, target
+
+
+def _named(data: Any, target: Any) -> list[str]:
+    """The columns that a target names; none when it is the truth itself, which may be a list of texts too."""
+    if isinstance(target, str):
+        return [target]
+    if not isinstance(target, (list, tuple)) or not all(isinstance(name, str) for name in target):
+        return []
+    frame = as_frame(data)
+    known = [name in frame.columns for name in target]
+    return list(target) if all(known) or (any(known) and len(target) != len(frame)) else []
 
 # %% ../nbs/47_making.ipynb #making-strange-code
 def fitted_on(model: Any, features: Any) -> None:
@@ -118,7 +133,7 @@ def make(
     _beside(features, truth, contract, answers, folder)
     pinned = dict(line.split("==", 1) for line in known.needs.requirements if "==" in line)
     write_atomic(folder / SBOM, sbom(folder.name, pinned))
-    profile, example = _looked_over(features, answers), make_example(contract, asked, answers)
+    profile, example = _looked_over(features, answers, contract), make_example(contract, asked, answers)
     parts: Any = {"serialization": how, "contract": contract, "profile": profile, "example": example}
     return seal(folder, name=folder.name, runtime=answering, **parts), known
 
@@ -127,18 +142,21 @@ def _beside(features: Any, truth: Any, contract: Contract, answers: Answers, fol
     """Put beside the model what judges compare it with: a simple model, and its answers to rows that it has learnt."""
     if truth is None:
         return
-    rival = simple_model(features, truth, contract.output.labels)
+    labels = contract.output.labels
+    rival = simple_model(features, truth, labels)
     if rival is not None:
         write_atomic(folder / SIMPLE, dump(rival))
-    known = _sample(np.asarray(truth), ASKED)
-    some = np.flatnonzero(~need("pandas").isna(known))[:: -(-len(known) // MEMBERS_KEPT)]
+    known = _sample(indicators(truth) if contract.output.kind == "multilabel" else np.asarray(truth), ASKED)
+    gaps = need("pandas").isna(known).reshape(len(known), -1).any(axis=1)
+    some = np.flatnonzero(~gaps)[:: -(-len(known) // MEMBERS_KEPT)]
     chances = None if answers.probabilities is None else answers.probabilities[some].round(6).tolist()
     told = {"truth": known[some].tolist(), "prediction": answers.prediction[some].tolist(), "probabilities": chances}
     write_atomic(folder / MEMBERS, json.dumps({"format": FORMAT, **told}, default=str))
 
 
-def _looked_over(features: Any, answers: Answers) -> Profile:
+def _looked_over(features: Any, answers: Answers, contract: Contract) -> Profile:
     """The profile of the training data, which names columns of personal data and knows its rows again."""
-    profile, frame = measure(features, answers.prediction), dict(as_frame(features).items())
+    said = combined(answers.prediction, contract.output.labels)
+    profile, frame = measure(features, said), dict(as_frame(features).items())
     marked = [replace(c, personal=personal(frame[c.name]) if c.role == "input" else "") for c in profile.columns]
     return replace(profile, columns=tuple(marked), rows=sketch(features))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core import InvalidRequest, need
+from .output import combined
 from .profile import ColumnProfile, Profile, Sketch, row_hashes
 from .records import Record, cell
 from .table import as_frame
@@ -65,8 +66,10 @@ def explained(column: pd.Series, target: np.ndarray) -> float:
 
 
 def _numbers(truth: Any, labels: tuple[Any, ...]) -> np.ndarray:
-    """The target as numbers, n x k: as it is, or one column of 0 and 1 for each label."""
+    """The target as numbers, n x k: as it is, or one column of 0 and 1 for each label, of which several may hold."""
     truth = np.asarray(truth)
+    if labels and truth.ndim == 2:
+        return truth.astype(float)
     return np.column_stack([truth == label for label in labels] if labels else [truth]).astype(float)
 
 # %% ../nbs/25_quality.ipynb #quality-persons-code
@@ -276,7 +279,7 @@ WORDS = {
     "constant": "columns that have one value in all rows",
     "empty": "columns that have no value in any row",
     "faults": "values that are not as the contract says",
-    "rarest": "share of the rarest class",
+    "rarest": "share of the rarest class, or of the label that holds most rarely",
     "leak": "share of the target that one column explains by itself; the largest, or of one column",
     "pii": "columns that seem to hold personal data",
 }
@@ -343,7 +346,7 @@ class Quality(Record):
 def inspect(
     data: Any, truth: Any, labels: tuple[Any, ...] = (), reference: Profile | None = None, faults: int | None = None
 ) -> Quality:
-    """What is to know about features (see `contract.as_frame`) and their truth, one value a row.
+    """What is to know about features (see `contract.as_frame`) and their truth, one value a row, or n x k booleans.
 
     labels: the classes; none for a regression. reference: the profile of the training data. faults: how many the
     contract finds. Raises `InvalidRequest` when the rows are not as many as the truths."""
@@ -357,7 +360,7 @@ def inspect(
         found = explained(column, target), int(column.nunique()), float(column.isna().mean()), personal(column)
         before = dates_before(column, known[str(name)]) if name in known else None
         columns.append(ColumnQuality(str(name), *found, before))
-    said = pd.Series(np.asarray(truth)).factorize()[0]
+    said = pd.Series(combined(truth, labels)).factorize()[0]
     copies = pd.DataFrame({"row": row_hashes(frame), "truth": said})
     conflicts = float((copies.groupby("row")["truth"].transform("nunique") > 1).mean())
     rarest = float(min(target.mean(axis=0))) if labels else None

@@ -17,7 +17,7 @@ from .bundle import Answers
 from .column import Column, cast, column_array, judge
 from .contract import Contract
 from .core import InvalidRequest, nearest
-from .output import Output
+from .output import NONE, Output, combined, joined
 from .profile import ColumnProfile, Profile
 from .records import Plot, Record, cell
 from .table import as_frame, violated
@@ -126,6 +126,15 @@ FLIP = 0.1  # standard deviations of the predictions
 EXACT = 1e-5  # of a probability, or of a standard deviation
 
 
+def _labels_apart(base: Answers, said: Answers) -> tuple[np.ndarray, np.ndarray | None]:
+    """The same for several labels a row: one of them is another one, and how far the one has moved that moved most."""
+    flips = (base.prediction != said.prediction).any(axis=1)
+    if base.probabilities is None or said.probabilities is None:
+        return flips, None
+    change = abs(said.probabilities - base.probabilities).max(axis=1)
+    return flips, np.nan_to_num(change, nan=math.inf)
+
+
 def _codes(output: Output, answers: Answers) -> np.ndarray:
     """The answers as positions among the labels; what is no label is -1."""
     known = {label: i for i, label in enumerate(output.labels)}
@@ -140,6 +149,8 @@ def _apart(output: Output, base: Answers, said: Answers, scale: float) -> tuple[
             same = (one == two) | (np.isnan(one) & np.isnan(two)) | (abs(one - two) <= 1e-12 * abs(one))
             change = np.where(same, 0.0, np.nan_to_num(abs(one - two) / scale, nan=math.inf, posinf=math.inf))
             return change > FLIP, change
+        if output.kind == "multilabel":
+            return _labels_apart(base, said)
         places, flips = _codes(output, base), base.prediction != said.prediction
         if base.probabilities is None or said.probabilities is None:
             return flips, None
@@ -338,7 +349,7 @@ def _first(ask: Ask, frame: pd.DataFrame, output: Output) -> _Asked:
         numbers = base.prediction.astype(float)
         scale = float(np.std(numbers[np.isfinite(numbers)])) if np.isfinite(numbers).any() else 0.0
         scale = 0.0 if scale <= 1e-12 * np.nanmax(abs(numbers), initial=0.0) else scale
-    elif (strange := np.flatnonzero(_codes(output, base) < 0)).size:
+    elif output.kind != "multilabel" and (strange := np.flatnonzero(_codes(output, base) < 0)).size:
         label = short(base.prediction[strange[0]])
         raise InvalidRequest(f"the model answers {label!r}, which is none of its labels {short(output.labels)}.")
     return _Asked(ask, frame, output, base, scale)
@@ -480,6 +491,8 @@ def _expected(output: Output, value: Any, row: int) -> Any:
         if math.isfinite(number) or value == REFUSED:
             return REFUSED if value == REFUSED else number
         raise InvalidRequest(f"the case in row {row} expects {short(value)!r}. Write a number, or {REFUSED}.", row=row)
+    if output.kind == "multilabel" and value != REFUSED:
+        return _expected_labels(output, value, row)
     words = {_word(label): label for label in output.labels}
     if isinstance(value, str) and value in output.labels:
         return value
@@ -489,6 +502,17 @@ def _expected(output: Output, value: Any, row: int) -> Any:
         return REFUSED
     hint = nearest(str(short(value)), [*words, REFUSED])
     raise InvalidRequest(f"the case in row {row} expects {short(value)!r}, which is no label. {hint}", row=row)
+
+
+def _expected_labels(output: Output, value: Any, row: int) -> str:
+    """Labels with commas or semicolons between, or "none", as `combined` says them. Raises `InvalidRequest`."""
+    wanted = [part.strip() for part in str(value).replace(";", ",").split(",")]
+    wanted = [] if wanted == [NONE] and NONE not in output.labels else wanted
+    if unknown := [part for part in wanted if part not in output.labels]:
+        hint = nearest(unknown[0], [*output.labels, NONE, REFUSED])
+        told = f"the case in row {row} expects {short(value)!r}, and '{unknown[0]}' is no label"
+        raise InvalidRequest(f"{told}. {hint}", row=row)
+    return joined([label for label in output.labels if label in wanted])
 
 
 def _word(label: Any) -> str:
@@ -521,7 +545,8 @@ def _responses(ask: Ask, features: pd.DataFrame, contract: Contract) -> list[Any
         for row in kept:
             said[row] = _ERROR
         if answers is not None:
-            for row, value in zip(kept[found], answers.prediction.tolist(), strict=True):
+            plain = combined(answers.prediction, contract.output.labels).tolist()
+            for row, value in zip(kept[found], plain, strict=True):
                 said[row] = value
     return said
 

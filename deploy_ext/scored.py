@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from .core import InvalidRequest, nearest, need
+from .output import indicators
 
 # %% ../nbs/18_scored.ipynb #scored-scored
 @dataclass(frozen=True, eq=False)
 class Scored:
     """A model's answers beside the truth, for the same n rows.
 
-    truth, prediction: n labels or n numbers. probabilities: n x k, columns in the order of `labels`, or None.
+    truth, prediction: n labels or n numbers; n x k booleans, or 0 and 1, when any number of the k labels may hold.
+    probabilities: n x k, columns in the order of `labels`, or None.
     labels: the k classes, () for a regression. frame: the DataFrame of n rows, for segments, or None.
     Raises `InvalidRequest` when the parts do not fit each other.
     """
@@ -33,9 +35,13 @@ class Scored:
     frame: Any = None
 
     def __post_init__(self):
+        several = bool(self.labels) and np.ndim(self.truth) == 2
         for part in ("truth", "prediction"):
-            object.__setattr__(self, part, _array(getattr(self, part), part, numeric=not self.labels))
-        shapes: dict[str, Any] = {"prediction": (self.prediction.shape, (self.rows,))}
+            given = getattr(self, part)
+            array = indicators(given) if several else _array(given, part, numeric=not self.labels)
+            object.__setattr__(self, part, array)
+        shape = (self.rows, len(self.labels)) if several else (self.rows,)
+        shapes: dict[str, Any] = {part: (getattr(self, part).shape, shape) for part in ("truth", "prediction")}
         if self.probabilities is not None:
             shapes["probabilities"] = (np.shape(self.probabilities), (self.rows, len(self.labels)))
         if self.frame is not None:
@@ -51,12 +57,18 @@ class Scored:
 
     @property
     def kind(self) -> str:
-        """regression, binary or multiclass."""
+        """regression, binary, multiclass or multilabel."""
+        if self.labels and self.truth.ndim == 2:
+            return "multilabel"
         return "regression" if not self.labels else "binary" if len(self.labels) <= 2 else "multiclass"
 
     @cached_property
     def codes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Truth and prediction as positions in `labels`; values that are no label follow behind them."""
+        """Truth and prediction as positions in `labels`; values that are no label follow behind them.
+
+        Raises `InvalidRequest` when a row has several labels, and so no one position."""
+        if self.kind == "multilabel":
+            raise InvalidRequest("a row of several labels is in no one class. Look at truth and prediction.")
         known = {label: i for i, label in enumerate(self.labels)}
         both = (self.truth, self.prediction)
         truth, prediction = (np.array([known.setdefault(v, len(known)) for v in x.tolist()], dtype=int) for x in both)
@@ -88,6 +100,7 @@ def _array(values: Any, part: str, numeric: bool) -> np.ndarray:
 def trivial(scored: Scored, reference: np.ndarray | None = None) -> Scored:
     """The same rows answered without looking at them: the commonest class and the shares of all, or the mean.
 
+    Of several labels, those that hold in more than half of the rows, and the shares in which each of them does.
     reference: the targets it may know, at best those of the training data. None: the truth of these rows, which is
     more than any model could know and so errs on the strict side. The same as scikit-learn's DummyClassifier("prior")
     and DummyRegressor("mean").
@@ -96,6 +109,10 @@ def trivial(scored: Scored, reference: np.ndarray | None = None) -> Scored:
     if not scored.labels:
         mean = float(np.mean(known.astype(float))) if len(known) else math.nan
         return replace(scored, prediction=np.full(scored.rows, mean))
+    if scored.kind == "multilabel":
+        shares = indicators(known).mean(axis=0) if len(known) else np.zeros(len(scored.labels))
+        said, chances = (np.tile(one, (scored.rows, 1)) for one in (shares > 0.5, shares))
+        return replace(scored, prediction=said, probabilities=chances)
     codes = Scored(known, known, None, scored.labels).codes[0]
     counts = np.bincount(codes, minlength=len(scored.labels))[: len(scored.labels)]
     shares = counts / max(counts.sum(), 1)

@@ -13,6 +13,8 @@ import numpy as np
 
 from .core import need
 from .metrics import score
+from .output import chances as chances_of
+from .output import indicators
 from .scored import Scored
 from .table import as_frame
 from .values import numbers
@@ -72,6 +74,8 @@ def simple_model(features: Any, truth: Any, labels: tuple[Any, ...] = ()) -> Any
 
     labels: the classes, none for a regression. Nothing is learnt from fewer than `MINIMUM` rows or from one class."""
     target = np.asarray(truth)
+    if labels and target.ndim == 2:
+        return _simple_labels(features, indicators(truth))
     known = np.flatnonzero(~need("pandas").isna(target))
     if len(known) < MINIMUM:
         return None
@@ -91,6 +95,28 @@ def simple_model(features: Any, truth: Any, labels: tuple[Any, ...] = ()) -> Any
         return best.fit(frame, target)
 
 
+def _simple_labels(features: Any, target: np.ndarray) -> Any:
+    """The same for several labels a row: a line for each of them, or one tree; the one with the better mean F1."""
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import make_pipeline
+
+    if len(target) < MINIMUM:
+        return None
+    some = np.arange(0, len(target), -(-len(target) // FITTED_ON))
+    frame, target = plain_columns(as_frame(features).iloc[some]), target[some].astype(int)
+    line, tree = _rivals(frame, True)
+    lines = make_pipeline(line[0], OneVsRestClassifier(line[1]))
+    last = np.random.default_rng(0).permutation(len(target)) % 4 == 0
+    asked = Scored(target[last], target[last], None, tuple(range(target.shape[1])))
+
+    def merit(rival: Any) -> float:
+        return score("f1_macro", simply(rival.fit(frame[~last], target[~last]), frame[last], asked)).value or 0.0
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a line that has not quite converged, and of a label that never holds
+        return max((lines, tree), key=merit).fit(frame, target)
+
+
 def _merit(rival: Any, frame: pd.DataFrame, target: np.ndarray, last: np.ndarray, labels: tuple[Any, ...]) -> float:
     """How well it does on the `last` rows when it knows the others; what cannot be scored comes after all else."""
     fitted = rival.fit(frame[~last], target[~last])
@@ -104,6 +130,9 @@ def simply(model: Any, data: Any, scored: Scored) -> Scored:
     frame = plain_columns(data)
     if not scored.labels:
         return replace(scored, prediction=model.predict(frame))
+    if scored.kind == "multilabel":
+        found = chances_of(model.predict_proba(frame), model.classes_)
+        return replace(scored, prediction=indicators(model.predict(frame)), probabilities=found)
     chances = np.zeros((scored.rows, len(scored.labels)))
     chances[:, model.classes_] = model.predict_proba(frame)
     said = np.asarray(scored.labels)[chances.argmax(axis=1)]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core import InvalidRequest, need
+from .output import combined
 from .profile import Profile, row_hashes, value_key
 from .records import Record, cell
 from .scored import Scored
@@ -79,6 +80,8 @@ def label_noise(scored: Scored) -> LabelNoise:
     Raises `InvalidRequest` with the pip line when cleanlab is missing."""
     if not scored.labels:
         return LabelNoise(scored.rows, reason="a regression has no labels")
+    if scored.kind == "multilabel":
+        return LabelNoise(scored.rows, reason="does not apply to several labels a row, of which each may be wrong")
     if scored.probabilities is None:
         return LabelNoise(scored.rows, reason="the model gives no probabilities")
     chances, codes = np.asarray(scored.probabilities, float), scored.codes[0]
@@ -280,7 +283,9 @@ def poison(data: Any, truth: Any, labels: tuple[Any, ...], reference: Profile | 
 
     labels: the classes; none for a regression. reference: of the training data before, at best the champion's.
     Raises `InvalidRequest` when the rows are not as many as the truths."""
-    frame, said = as_frame(data).reset_index(drop=True), np.asarray(truth)
+    frame, said = as_frame(data).reset_index(drop=True), combined(truth, labels)
+    if np.ndim(truth) == 2:  # several labels a row: each combination is a class
+        labels = tuple(sorted(set(said.tolist())))
     if len(frame) != len(said):
         raise InvalidRequest(f"{len(frame):,} rows and {len(said):,} truths. Give one truth a row.")
     new = list(_outside(frame, reference)) if reference else []

@@ -22,7 +22,7 @@ from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
 
 from . import inputs, targets
-from .attribution import draw
+from .attribution import asker, draw, of_label, prepared, said
 from .bundle import Bundle, open_bundle
 from .capture import data_digest, git, notebook, reload
 from .card import card
@@ -75,8 +75,9 @@ from deploy_ext.judging import (
 from .junit import junit
 from .jury import JUDGES, Evidence, facts_of, must_hold
 from .making import fitted_on, here, make, split
+from .metrics import table
 from .moving import champions, move, settled
-from .output import describe_output
+from .output import describe_output, names
 from .records import Endpoint, Event, Listing, ModelRef, Record, Verdict, Version
 from .registry import CHAMPION, Registry
 from .report import serve as publish
@@ -237,7 +238,7 @@ def register(
     model: Annotated[Any, Arg("the fitted model; or models:/other/3, to adopt one from the registry", "model")],
     name: Annotated[str, Arg("what to call it: letters, digits, '_', '.' and '-'")],
     data: Annotated[Any, Arg("the rows that it was trained on", "data")],
-    target: Annotated[Any, Arg("what it predicts: a column of the data, or one value a row", "target")] = None,
+    target: Annotated[Any, Arg("what it predicts: a column (or late,long), or one value a row", "target")] = None,
     purpose: Annotated[str, Arg("what it is for, in a sentence; stands on the report")] = "",
     range: Annotated[tuple[str, ...], Arg("legal values that serving enforces: dep_delay=-60..600")] = (),
     only: Annotated[tuple[str, ...], Arg("a column that may only have the values seen in the data")] = (),
@@ -257,7 +258,8 @@ def register(
         step("contract")
         registry.reach()
         fitted = registry.adopt(model, folder) if isinstance(model, str) else predictor(model)
-        output, called = describe_output(fitted, features), getattr(truth, "name", None)
+        output = describe_output(fitted, features, truth)
+        called = None if output.kind == "multilabel" else getattr(truth, "name", None)
         fitted_on(fitted, features)
         contract = infer(features, output, ranges=range, only=only, nullable=nullable, target=called)
         step("bundle")
@@ -292,25 +294,31 @@ def gates(
 
 
 def _kind(registry: Registry, name: str) -> str:
-    """classification or regression, as the newest version of `name` is."""
+    """classification, multilabel or regression, as the newest version of `name` is."""
     return _open(registry, registry.latest(name)).contract.output.kind
 
 # %% ../nbs/50_verbs.ipynb #verbs-metrics-code
 @dataclasses.dataclass(frozen=True, repr=False)
 class Word(Record):
-    """What a gate can begin with."""
+    """What a gate can begin with. suits: the kinds of answers that it is for; "" for what depends on none."""
 
     metric: str
     meaning: str
+    suits: str = ""
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [{"metric": self.metric, "meaning": self.meaning, "for": self.suits}]
 
 
 @verb
-def metrics(about: Annotated[str | None, Arg("only those with this in their name or meaning")] = None) -> Listing:
+def metrics(about: Annotated[str | None, Arg("only those with this in name, meaning or kind")] = None) -> Listing:
     """Show what gates can speak of: every metric with one line of meaning."""
     known = {name: meaning for name, meaning in words().items() if not margin_of(name)[0]}
     known["baseline.<metric>"] = "by how much the metric is better than that of a model that looks at nothing"
     known["simple.<metric>"] = "by how much it is better than that of a small linear model or tree"
-    found = tuple(Word(n, m) for n, m in known.items() if about is None or about.lower() in f"{n} {m}".lower())
+    scores = table()
+    every = [Word(n, m, ", ".join(scores[n].kinds) if n in scores else "") for n, m in known.items()]
+    found = tuple(w for w in every if about is None or about.lower() in f"{w.metric} {w.meaning} {w.suits}".lower())
     if not found:
         raise InvalidRequest(f"no metric speaks of '{about}'. {nearest(str(about), known)}", about=about)
     return Listing(f"{len(found)} metrics", found)
@@ -344,7 +352,7 @@ def cases(
 def validate(
     name: Annotated[str, Arg("the model; its newest version unless you say flights/3", "ref")],
     data: Annotated[Any, Arg("rows that it has not seen", "data")],
-    target: Annotated[Any, Arg("the truth: a column of the data, or one value a row", "target")] = None,
+    target: Annotated[Any, Arg("the truth: a column (or late,long), or one value a row", "target")] = None,
     gates: Annotated[Path | None, Arg("a gates file, instead of <name>.gates in the project", "file")] = None,
     sensitive: Annotated[Any, Arg("whose groups should fare alike: columns, race,sex, or a table", "columns")] = None,
     cases: Annotated[Path | None, Arg("rows with their answer, instead of <name>.cases.csv", "file")] = None,
@@ -634,7 +642,9 @@ def _ask(endpoint: Endpoint, contract: Contract, part: Any) -> Any:
 
     found = targets.ask(endpoint, contract.rows(part), contract, settings().http_timeout)
     chances = {f"probability_{label}": values for label, values in (found.probabilities or {}).items()}
-    return pd.DataFrame({"prediction": found.prediction, **chances, "version": found.version}, index=part.index)
+    several = contract.output.kind == "multilabel"
+    said = names(found.prediction, contract.output.labels) if several else found.prediction
+    return pd.DataFrame({"prediction": said, **chances, "version": found.version}, index=part.index)
 
 
 @verb
@@ -644,6 +654,7 @@ def predict(
 ) -> Any:
     """Ask a running endpoint over HTTP: a frame with the data's index, the prediction, probabilities, and the version.
 
+    Of a model of several labels, a prediction is the list of those that hold.
     Raises `ContractViolated` with every fault of the rows, `EndpointFailed` when nobody answers.
     """
     import pandas as pd
@@ -681,6 +692,12 @@ def _as_label(contract: Contract, word: Any) -> Any:
     return next((label for label in contract.output.labels if str(label) == str(word)), word)
 
 
+def _likeliest(model: Any, row: Any, contract: Contract) -> str:
+    """Of several labels, the one that a row has most likely."""
+    found, _ = said(asker(model, contract)(prepared(contract, row)), contract)
+    return contract.output.labels[int(found[0].argmax())]
+
+
 @verb
 def explain(
     name: Annotated[str, Arg("the model; its champion unless you say flights/3", "ref")],
@@ -691,17 +708,21 @@ def explain(
 ) -> Explained:
     """Show what moved one answer, column by column, and the smallest changes that would turn it.
 
+    Of a model of several labels it is about one of them: the label that is named, or else the likeliest.
     Raises `ContractViolated` for a row that the model would not be asked about.
     """
     registry = _registry()
     version = registry.version(name)
     with borrow(registry.download(version), version.bundle) as runtime:
-        contract, profile = runtime.bundle.contract, runtime.bundle.profile
+        model, contract, profile = runtime.model, runtime.bundle.contract, runtime.bundle.profile
+        if contract.output.kind == "multilabel":
+            one = label or (want or "").removeprefix("not ") or _likeliest(model, row, contract)
+            (model, contract), label = of_label(model, contract, one), None
         label, want = (None if word is None else _as_label(contract, word) for word in (label, want))
-        told = contributions(runtime.model, row, draw(contract, profile), contract, label=label, method=method)
+        told = contributions(model, row, draw(contract, profile), contract, label=label, method=method)
         hints = None
         if contract.output.labels or want is not None:
-            hints = counterfactual(runtime.model, row, contract, profile, want=want)
+            hints = counterfactual(model, row, contract, profile, want=want)
     return Explained(told, hints)
 
 # %% ../nbs/50_verbs.ipynb #verbs-status-code

@@ -26,6 +26,13 @@ def regression(rng: np.random.Generator, rows: int) -> Scored:
     return Scored(truth, np.abs(truth + rng.normal(0, 3, rows)))
 
 
+def several(rng: np.random.Generator, rows: int, k: int, decimals: int) -> Scored:
+    """Rows of k labels; some labels never hold or are never said, some rows have none or all of them."""
+    raw = np.clip(rng.random((rows, k)) + rng.normal(0, 0.3, k), 0, 1)
+    truth = raw + rng.normal(0, 0.3, raw.shape) > rng.uniform(-0.5, 1.5, k)
+    return Scored(truth, raw > 0.5, raw.round(decimals), tuple(f"label {i}" for i in range(k)))
+
+
 def check(name: str, s: Scored, counts: np.ndarray) -> None:
     """The fast form of the counted rows against scikit-learn on the repeated rows."""
     form = FORMS[name](s)
@@ -47,6 +54,16 @@ def test_fast_forms_of_classifiers_equal_the_metric(seed, rows, k, decimals):
     s = classifier(rng, rows, k, decimals)
     counts = np.bincount(rng.integers(rows, size=rows), minlength=rows)
     for name in of_kind(s.kind):
+        check(name, s, counts)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), rows=st.integers(2, 60), k=st.integers(2, 9), decimals=st.integers(1, 6))
+def test_fast_forms_of_several_labels_equal_the_metric(seed, rows, k, decimals):
+    rng = np.random.default_rng(seed)
+    s = several(rng, rows, k, decimals)
+    counts = np.bincount(rng.integers(rows, size=rows), minlength=rows)
+    for name in of_kind("multilabel"):
         check(name, s, counts)
 
 

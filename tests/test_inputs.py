@@ -145,7 +145,7 @@ def test_the_column_wins_over_the_variable() -> None:
         ("data", "X[:2]", "Give the name of one: put the value into a variable first."),
         ("data", "y", "'y' (Series) is no frame or array of rows and columns. Known: X, array."),
         ("model", "X", "'X' (DataFrame) has no predict(). Known: mine, model, pipe."),
-        ("target", "X", "'X' (DataFrame) is no series or array with one value a row. Known: y, y_array."),
+        ("target", "X", "'X' (DataFrame) is no series or array with one value a row, nor a table of 0 and 1 with"),
         ("target", "carier", "'carier' is neither a column of the data nor a variable. Did you mean 'carrier'?"),
         ("data", "X.parquet", "there is no data file 'X.parquet'."),
     ],

@@ -31,6 +31,7 @@ from deploy_ext.metrics import (
 )
 from deploy_ext.scored import Scored, trivial
 
+AVERAGES = ("macro", "micro", "weighted", "samples")
 LABELS = ("late", "on time", "early")
 
 
@@ -140,9 +141,10 @@ def test_calibration_is_nothing_when_probabilities_are_true():
 def test_every_supervised_scorer_has_its_name_here():
     clustering = {"rand_score", "adjusted_rand_score", "completeness_score", "homogeneity_score", "v_measure_score"}
     clustering |= {n for n in sk.get_scorer_names() if "mutual_info" in n or n == "fowlkes_mallows_score"}
-    multilabel = {n for n in sk.get_scorer_names() if n.endswith("_samples")}
-    theirs = {n.removeprefix("neg_") for n in sk.get_scorer_names()} - clustering - multilabel
-    assert set(METRICS) - theirs == {"cohen_kappa", "calibration_error"}  # a function of theirs without a scorer
+    theirs = {n.removeprefix("neg_") for n in sk.get_scorer_names()} - clustering
+    functions = {"cohen_kappa", "hamming_loss", "coverage_error", "label_ranking_loss"}  # of theirs, without a scorer
+    functions |= {f"{n}_{how}" for n in ("roc_auc", "average_precision") for how in AVERAGES}
+    assert set(METRICS) - theirs == functions | {"label_ranking_average_precision", "calibration_error"}
     assert theirs - set(METRICS) == set()
 
 

@@ -53,6 +53,8 @@ def array_of(values: Sequence[Any], kind: str = "") -> pa.Array:
 
     if kind == "datetime":
         return pa.array(_moments(values))
+    if not kind and isinstance(next((v for v in values if v is not None), None), list):
+        return _listed(values)
     kinds = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
     try:
         return pa.array(values, kinds.get(kind))
@@ -60,6 +62,14 @@ def array_of(values: Sequence[Any], kind: str = "") -> pa.Array:
         if kind == "float":  # Arrow does not make a float of a large integer
             return pa.array([None if v is None else float(v) for v in values], pa.float64())
         return pa.array([text_of(v) for v in values], pa.string())
+
+
+def _listed(values: Sequence[Any]) -> pa.Array:
+    """Lists of labels; as text when they stand among something else."""
+    import pyarrow as pa
+
+    plain = all(v is None or isinstance(v, list) for v in values)
+    return pa.array(values, pa.list_(pa.string())) if plain else pa.array(list(map(text_of, values)), pa.string())
 
 
 def _moments(values: Sequence[str | None]) -> Any:
@@ -106,7 +116,8 @@ def together(tables: Sequence[pa.Table]) -> pa.Table:
         types: dict[str, set[Any]] = {}
         for field in (field for one in tables for field in one.schema if not pa.types.is_null(field.type)):
             types.setdefault(field.name, set()).add(field.type)
-        mixed = {n for n, kinds in types.items() if any(map(pa.types.is_string, kinds)) and len(kinds) > 1}
+        worded = lambda kind: pa.types.is_string(kind) or pa.types.is_list(kind)  # noqa: E731
+        mixed = {n for n, kinds in types.items() if any(map(worded, kinds)) and len(kinds) > 1}
         return pa.concat_tables([_as_text(one, mixed) for one in tables], promote_options="permissive")
 
 
@@ -115,7 +126,10 @@ def _as_text(rows: pa.Table, names: set[str]) -> pa.Table:
 
     for i, name in enumerate(rows.column_names):
         if name in names:
-            rows = rows.set_column(i, name, rows[name].cast(pa.string()))
+            values: Any = rows[name]
+            if pa.types.is_list(values.type):
+                values = pa.array([text_of(v) for v in values.to_pylist()], pa.string())
+            rows = rows.set_column(i, name, values.cast(pa.string()))
     return rows
 
 

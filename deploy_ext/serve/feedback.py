@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -31,7 +32,7 @@ class Truth(msgspec.Struct, forbid_unknown_fields=True):
     """What a prediction should have been."""
 
     prediction_id: str
-    outcome: bool | int | float | str
+    outcome: bool | int | float | str | list[str]
 
 
 class FeedbackRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -39,7 +40,7 @@ class FeedbackRequest(msgspec.Struct, forbid_unknown_fields=True):
 
     feedback: list[Truth] | None = None
     prediction_id: str | None = None
-    outcome: bool | int | float | str | None = None
+    outcome: bool | int | float | str | list[str] | None = None
 
 
 _TYPES = {"bool": bool, "int": int, "string": str}
@@ -52,7 +53,7 @@ def read_feedback(body: bytes, output: Output) -> list[Truth]:
     if (asked.feedback is None) == (None in one) or (asked.feedback is not None and one != (None, None)):
         raise InvalidRequest('send {"prediction_id": ..., "outcome": ...}, or a list of them as {"feedback": [...]}.')
     truths = [Truth(*one)] if asked.feedback is None else asked.feedback  # type: ignore[arg-type]
-    wanted = _TYPES.get(output.label_type or "", float)
+    wanted = output.labels if output.kind == "multilabel" else _TYPES.get(output.label_type or "", float)
     wrong = [(i, t.outcome) for i, t in enumerate(truths) if not _fits(t, wanted)]
     faults = [Fault(i, "outcome", _misfit(wanted), short(outcome)) for i, outcome in wrong]
     if faults:
@@ -60,15 +61,21 @@ def read_feedback(body: bytes, output: Output) -> list[Truth]:
     return truths
 
 
-def _fits(truth: Truth, wanted: type) -> bool:
-    """Is the outcome of the type `wanted`? JSON has one kind of number: 1.0 is an int, 1 is a float."""
+def _fits(truth: Truth, wanted: Any) -> bool:
+    """Is the outcome of the type `wanted`, or a list of some of these labels, each once?
+
+    JSON has one kind of number: 1.0 is an int, 1 is a float."""
     value = truth.outcome
+    if isinstance(wanted, tuple):
+        return isinstance(value, list) and set(value) <= set(wanted) and len(set(value)) == len(value)
     if wanted is int and type(value) is float:
         return value.is_integer()
     return type(value) is wanted or (wanted is float and type(value) is int)
 
 
-def _misfit(wanted: type) -> str:
+def _misfit(wanted: Any) -> str:
+    if isinstance(wanted, tuple):
+        return f"is no list of labels that hold, of {', '.join(wanted)}"
     names = {bool: "true or false", int: "a whole number", str: "a text", float: "a number"}
     return f"is not {names[wanted]}, which the model predicts"
 
@@ -83,7 +90,7 @@ class Outcome(msgspec.Struct, array_like=True):
     row: int
     time: int
     key: str | None
-    outcome: bool | int | float | str
+    outcome: bool | int | float | str | list[str]
 
 
 @contextlib.contextmanager

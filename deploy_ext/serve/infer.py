@@ -210,6 +210,7 @@ def write_infer(
 ) -> tuple[bytes, int | None]:
     """The V2 answer to `asked`: the tensors `predict` [n] and `probabilities` [n, k], row order as asked.
 
+    Of a model of several labels, `predict` is [n, k] too: whether each label holds.
     `ids` are those of the predictions, in the same order, as a JSON list.
 
     With binary tensors the second value is the length of the JSON, which they follow; else it is None."""

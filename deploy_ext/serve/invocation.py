@@ -15,6 +15,7 @@ import msgspec
 from ..bundle import Answers
 from ..contract import Contract
 from ..core import InvalidRequest
+from ..output import names
 from .protocol import Asked, Served, checked, parse
 
 # %% auto #0
@@ -132,7 +133,12 @@ def write_invocation(
     served: Served, asked: Asked, answers: Answers, request_id: str, ids: msgspec.Raw | None = None
 ) -> tuple[bytes, None]:
     """MLflow's answer, `{"predictions": [...]}`, with the model and version that gave it."""
-    told: dict[str, Any] = {"predictions": answers.prediction.tolist(), **served.stamp, "request_id": request_id}
+    output = served.contract.output
+    several = output.kind == "multilabel"
+    said = names(answers.prediction, output.labels) if several else answers.prediction.tolist()
+    told: dict[str, Any] = {"predictions": said, **served.stamp, "request_id": request_id}
+    if several and answers.probabilities is not None:
+        told["probabilities"] = [dict(zip(output.labels, row, strict=True)) for row in answers.probabilities.tolist()]
     if ids:
         told["prediction_ids"] = ids
     return msgspec.json.encode(told), None

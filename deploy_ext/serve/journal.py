@@ -76,7 +76,7 @@ class Batch(msgspec.Struct, array_like=True):
     keys: list[str | None]  # the ids of the keys that asked
     latencies: list[int]  # us from asking to here
     columns: list[list[Any]]
-    prediction: list[Any]
+    prediction: list[Any]  # of several labels a row, the list of those that hold
     probabilities: bytes  # float64, row by row; empty without
     flags: list[tuple[int, str, str]]  # row in the batch, column, problem
 

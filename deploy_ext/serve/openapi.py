@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from ..contract import Column, judge
-from ..output import Output
+from ..output import Output, names
 from .protocol import Served, datatype, metadata, write_request
 
 # %% auto #0
@@ -252,6 +252,8 @@ def _label(output: Output, closed: bool = True) -> dict[str, Any]:
     """JSON Schema of one prediction, or of the truth about one, which training need not have known."""
     if output.kind == "regression":
         return {"type": "number"}
+    if output.kind == "multilabel":
+        return _list({"type": "string", "enum": list(output.labels)}) | {"uniqueItems": True}
     kind = {"int": "integer", "float": "number", "bool": "boolean"}.get(output.label_type or "", "string")
     return {"type": kind} | ({"enum": list(output.labels)} if output.labels and closed else {})
 
@@ -281,10 +283,21 @@ def _answers(served: Served) -> dict[str, Any]:
         "Error": {"error": _TEXT},
         "Violation": {"error": _TEXT, "faults": _list(_ref("Fault"))},
     }
-    invocation = _object({**predictions, **named, **stamp}, [*predictions, *stamp])
+    chances = {"probabilities": _list(_chances(served.contract.output))} if _said_beside(served.contract.output) else {}
+    invocation = _object({**predictions, **chances, **named, **stamp}, [*predictions, *stamp])
     closed = {"InvocationResponse": invocation, "Fault": _object(fault), "Document": _OPEN}
     closed["Index"] = _list(_object({"name": _TEXT, "state": _TEXT}))
     return {name: _object(fields | stamp) for name, fields in made.items()} | closed
+
+
+def _said_beside(output: Output) -> bool:
+    """Do probabilities stand beside the predictions of MLflow's protocol? Those of several labels do."""
+    return output.kind == "multilabel" and output.probabilities
+
+
+def _chances(output: Output) -> dict[str, Any]:
+    """JSON Schema of the probabilities of several labels."""
+    return _object({label: {"type": "number", "minimum": 0, "maximum": 1} for label in output.labels})
 
 
 _BINARY = "`data` holds the values, unless the binary tensor data extension was asked for."
@@ -301,11 +314,17 @@ def _bodies(served: Served, example: Mapping[str, Any]) -> dict[str, Any]:
     i = _chosen(example)
     columns = {name: [values[i]] for name, values in example["columns"].items()}
     prediction, asked, named = example["prediction"][i], "0kqz1c-5", "6920a1b23f9c0d-17"
-    data = {"predict": [prediction], "probabilities": (example["probabilities"] or {i: None})[i]}
+    output, found = served.contract.output, example["probabilities"] and example["probabilities"][i]
+    several = output.kind == "multilabel"
+    data = {"predict": prediction if several else [prediction], "probabilities": found}
+    if several:
+        (prediction,) = names([prediction], output.labels)
+    beside = {"probabilities": [dict(zip(output.labels, found, strict=True))]} if _said_beside(output) else {}
     outputs = [o | {"shape": [1, *o["shape"][1:]], "data": data[o["name"]]} for o in metadata(served)["outputs"]]
     return {
         "InvocationRequest": {"dataframe_records": [{name: values[0] for name, values in columns.items()}]},
         "InvocationResponse": {"predictions": [prediction], "request_id": asked, "prediction_ids": [named]}
+        | beside
         | served.stamp,
         "FeedbackRequest": {"prediction_id": named, "outcome": prediction},
         "FeedbackResponse": {"accepted": 1, "unknown": [], "repeated": [], **served.stamp},

@@ -128,6 +128,10 @@ def _input_metadata(column: Column) -> dict[str, Any]:
 
 def _output_metadata(contract: Contract) -> list[dict[str, Any]]:
     output = contract.output
+    if output.kind == "multilabel":
+        wide = {"shape": [-1, len(output.labels)], "parameters": {"labels": list(output.labels)}}
+        kinds = {"predict": "BOOL"} | ({"probabilities": "FP64"} if output.probabilities else {})
+        return [{"name": name, "datatype": kind, **wide} for name, kind in kinds.items()]
     labels = {"int": "INT64", "bool": "BOOL", "string": "BYTES"}.get(output.label_type or "", "FP64")
     predict = {"name": "predict", "datatype": labels, "shape": [-1]}
     if not output.probabilities:
@@ -228,7 +232,9 @@ class Reply(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Answered:
-    """What an endpoint answered: predictions, probabilities by label, the version, rows it flagged as outliers."""
+    """What an endpoint answered: predictions, probabilities by label, the version, rows it flagged as outliers.
+
+    Of a model of several labels, a prediction is a list with true or false for each of them."""
 
     version: int
     prediction: list[Any]
@@ -245,8 +251,11 @@ def read_reply(body: bytes) -> Answered:
     wide = tensors.get("probabilities")
     labels = wide.parameters.get("labels", range(wide.shape[1])) if wide else ()
     by_label = {label: wide.data[i :: len(labels)] for i, label in enumerate(labels)} if wide else None
+    said, shape = tensors["predict"].data, tensors["predict"].shape
+    if len(shape) == 2:
+        said = [said[i : i + shape[1]] for i in range(0, len(said), shape[1])]
     flagged = tuple(Fault(**f) for f in reply.parameters.get("outliers", ()))
-    return Answered(int(reply.model_version), tensors["predict"].data, by_label, flagged)
+    return Answered(int(reply.model_version), said, by_label, flagged)
 
 # %% ../../nbs/32_serve_protocol.ipynb #protocol-curl-code
 def curl(url: str, columns: Mapping[str, Sequence[Any]]) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle import Answers
 from ..core import Settings
+from ..output import names
 from .batch import Question
 from .journal import Batch, Writer
 from .keys import Key, Keys
@@ -54,11 +55,13 @@ class Serving:
 
     def record(self, batch: Sequence[Question], columns: Mapping[str, list[Any]], answers: Answers) -> None:
         """Write down and count the `answers` to a `batch` about the joined `columns`. Raises `JournalLost`."""
-        predictions = answers.prediction.tolist()
+        output = self.served.contract.output
+        several = output.kind == "multilabel"
+        predictions = names(answers.prediction, output.labels) if several else answers.prediction.tolist()
         if self.journal and not (batch[0].proof and len(batch) == 1):
             self._write(self.journal, batch, columns, predictions, answers.probabilities)
-        meter, classes = self.meter, bool(self.served.contract.output.labels)
-        meter.predicted(len(predictions), predictions if classes else ())
+        meter, counted = self.meter, [label for row in predictions for label in row] if several else predictions
+        meter.predicted(len(predictions), counted if output.labels else ())
         for question in batch:
             if question.flags:
                 meter.flagged([flag.column for flag in question.flags])
