@@ -1008,6 +1008,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'deploy_ext.job.Job.bind': ('job.html#job.bind', 'deploy_ext/job.py'),
                                 'deploy_ext.job.Job.cells': ('job.html#job.cells', 'deploy_ext/job.py'),
                                 'deploy_ext.job.Job.python': ('job.html#job.python', 'deploy_ext/job.py'),
+                                'deploy_ext.job.Job.secret_environ': ('job.html#job.secret_environ', 'deploy_ext/job.py'),
                                 'deploy_ext.job.Stopped': ('job.html#stopped', 'deploy_ext/job.py'),
                                 'deploy_ext.job.Watch': ('job.html#watch', 'deploy_ext/job.py'),
                                 'deploy_ext.job.Watch.__post_init__': ('job.html#watch.__post_init__', 'deploy_ext/job.py'),

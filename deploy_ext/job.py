@@ -24,7 +24,7 @@ from .checkpoint import Saved, replay
 from .core import DeployError, NotebookFailed, TimedOut, aside, write_atomic
 from .reads import named
 from .report import own_kernel
-from .secret import Scrubber
+from .secret import PREFIX, Scrubber
 
 # %% auto #0
 __all__ = ['SHARE', 'ALLOWANCE', 'TRIAL', 'STATE', 'READS', 'DONE', 'title', 'Job', 'Watch', 'Stopped', 'execute']
@@ -77,6 +77,11 @@ class Job:
     def cells(self) -> list[Any]:
         """The cells of the notebook."""
         return self.notebook["cells"]
+
+    @property
+    def secret_environ(self) -> dict[str, str]:
+        """What a `Secret` that comes out of a checkpoint asks for in the kernel."""
+        return {f"{PREFIX}{name.upper()}": str(value) for name, value in self.secrets.items()}
 
     @property
     def python(self) -> bool:
@@ -265,7 +270,10 @@ def _engine() -> str:
             done = copy.deepcopy(self.nb.cells[: self.watch.job.first])
             self.nb.metadata.papermill["input_path"] = self.watch.job.name
             super().notebook_start(**kwargs)
-            self.nb.cells[: len(done)] = done
+            for cell, old in zip(self.nb.cells, done, strict=False):
+                cell.metadata.papermill |= {"status": self.COMPLETED, **old.metadata.papermill}
+                if cell.cell_type == "code":
+                    cell.outputs, cell.execution_count = old.outputs, old.execution_count
 
         def save(self, **kwargs: Any) -> None:
             self.watch.scrub(self.nb)
@@ -308,7 +316,7 @@ def _engine() -> str:
             limits = {"timeout_func": watch.limit, "startup_timeout": 120}
             client = Client(manager, km=told["km"], kernel_name=kernel_name, **places, **limits)
             try:
-                client.execute(env={**os.environ, **watch.job.environ})
+                client.execute(env={**os.environ, **watch.job.environ, **watch.job.secret_environ})
             finally:
                 manager.notebook_complete()
             return manager.nb

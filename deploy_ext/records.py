@@ -265,7 +265,9 @@ class Version(Record):
     def _rows(self) -> list[dict[str, Any]]:
         judged = "" if self.verdict is None else "passed" if self.verdict.passed else "failed"
         known = self.provenance
-        commit = str(known.get("commit") or "")[:10] + (", with uncommitted changes" if known.get("dirty") else "")
+        commit = str(known.get("commit") or "")[:10]
+        if known.get("dirty"):
+            commit = f"{commit or 'none yet'}, with uncommitted changes"
         told = {
             "purpose": self.purpose,
             "aliases": self.aliases,

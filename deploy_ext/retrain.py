@@ -47,7 +47,7 @@ from .records import Record, Verdict, Version, cell
 from .registry import CHAMPION, Registry
 from .report import to_html
 from .runs import Run, begin, made_by, resume
-from .secret import PREFIX, resolve
+from .secret import resolve
 
 # %% auto #0
 __all__ = ['CODES', 'Promote', 'Order', 'load', 'prepared', 'Ticket', 'tickets', 'ticket_of', 'alone', 'Retrained', 'seconds',
@@ -435,8 +435,6 @@ def _first(ticket: Ticket, notebook: Any) -> int:
     here = [(i, c) for i, c in enumerate(notebook.cells) if c.cell_type == "code"]
     before, after = (digests([c["source"] for c in cells]) for cells in (done, [c for _, c in here]))
     first = plan(read(ticket.folder / STATE), before, after)
-    for fresh in notebook.cells:
-        fresh.metadata.papermill = {"status": "completed", "exception": False}
     for (_, fresh), old in zip(here[:first], done, strict=False):
         fresh.metadata.papermill = from_dict(old["metadata"].get("papermill", {}))
         fresh.outputs, fresh.execution_count = from_dict(old["outputs"]), old["execution_count"]
@@ -447,15 +445,13 @@ def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None) -
     """The ticket's order as a job that goes on where an earlier attempt has ended."""
     order, notebook = ticket.order, prepared(ticket.order)
     first = _first(ticket, notebook)
-    secret = {name: resolve(name, os.environ) for name in order.secrets}
-    known = {f"{PREFIX}{name.upper()}": str(value) for name, value in secret.items()}  # what a pickled Secret asks for
     return Job(
         notebook=notebook,
         name=order.notebook,
         out=order.out or str(ticket.folder / "executed.ipynb"),
         folder=ticket.folder,
-        secrets=secret,
-        environ={JOB: ticket.id, PARENT: ticket.run, "DEPLOY_EXT_PROJECT": str(project()), **known},
+        secrets={name: resolve(name, os.environ) for name in order.secrets},
+        environ={JOB: ticket.id, PARENT: ticket.run, "DEPLOY_EXT_PROJECT": str(project())},
         cwd=order.cwd,
         kernel=order.kernel,
         timeout=left,
