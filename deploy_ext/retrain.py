@@ -15,6 +15,7 @@ import platform
 import re
 import secrets as random
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -168,11 +169,12 @@ def tickets() -> list[Ticket]:
 
 
 def ticket_of(word: str) -> Ticket:
-    """The job with this id; `last` is the newest that did not end. Raises `InvalidRequest`."""
+    """The job with this id; `last` is the newest of its notebook, if it did not end. Raises `InvalidRequest`."""
     known = tickets()
     if word == "last":
-        if open_ := [ticket for ticket in known if not ticket.ended]:
-            return open_[-1]
+        newest = {ticket.order.notebook: ticket for ticket in known}
+        if unfinished := [ticket for ticket in newest.values() if not ticket.ended]:
+            return max(unfinished, key=lambda ticket: ticket.began)
         raise InvalidRequest("there is no job to go on with: all have ended.")
     for ticket in known:
         if ticket.id == word:
@@ -196,6 +198,7 @@ def alone(what: str, on_overlap: str) -> Iterator[bool]:
             if on_overlap == "skip":
                 yield False
                 return
+            sys.stderr.write(f"Another job of {what} is running; this one waits for it.\n")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield True
 
@@ -651,4 +654,8 @@ def _keep(ticket: Ticket, summary: Retrained, run: Run, error: DeployError | Non
     )
     run.keep(texts)
     run.end("FINISHED" if summary.exit_code in (0, 3) else "KILLED" if summary.outcome == "timed out" else "FAILED")
-    dataclasses.replace(ticket, ended=summary.outcome not in ("failed", "timed out")).keep()
+    ended = summary.outcome not in ("failed", "timed out")
+    dataclasses.replace(ticket, ended=ended).keep()
+    if ended:  # nobody goes on with it, and variables are large
+        (folder / DONE).unlink(missing_ok=True)
+        shutil.rmtree(folder / STATE, ignore_errors=True)

@@ -210,6 +210,7 @@ def test_killed_in_cell_k_it_ends_as_if_nothing_had_been(tmp_path: Path, undistu
     assert "told" in undisturbed and outputs(again) == undisturbed
     assert again.ran == 6 - k, again.notes
     assert log.read_text() == "".join(map(str, [*range(1, k + 1), *range(k, 6)]))
+    assert not list(tmp_path.rglob("*.pkl"))  # the state is gone when nobody needs it
     with pytest.raises(InvalidRequest, match="all have ended"):
         deploy_ext.retrain(resume="last")
 
