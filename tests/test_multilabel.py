@@ -566,7 +566,7 @@ def test_every_judge_says_something(labelled, tmp_path, monkeypatch):
     assert {r["metric"] for r in found["scores"].rows} >= {"f1_macro", "hamming_loss", "roc_auc"}
     assert [p.title for p in found["scores"].plots] == ["Recall and precision by label"]
     with pytest.raises(InvalidRequest, match="'late' is no label"):
-        cases(answers_of(model), unseen[INPUTS].head(1).assign(expected="late"), found_contract())
+        cases(answers_of(model), unseen[[*INPUTS]].head(1).assign(expected="late"), found_contract())
 
 
 def answers_of(model: Any) -> Any:
