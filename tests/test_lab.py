@@ -100,6 +100,6 @@ def test_the_story_in_lab(page: Page) -> None:
     page.keyboard.type("%deploy re")
     page.keyboard.press("Tab")
     offered = page.locator(".jp-Completer:not(.lm-mod-hidden) .jp-Completer-match")
-    expect(offered).to_have_text(["register", "report"])
+    expect(offered).to_have_text(["register", "report", "retrain"])
     page.keyboard.press("Enter")
     expect(cells.nth(6).locator(".cm-content")).to_have_text("%deploy register")

@@ -173,8 +173,9 @@ def test_what_each_key_asks_is_counted(endpoint: Endpoint) -> None:
     until(lambda: httpx.get(f"{endpoint.url}/metrics", headers=admin).status_code == 200)
     for _ in range(10):  # both workers are asked the same rows
         assert httpx.post(f"{endpoint.url}/invocations", json=BODY, headers=asker).status_code == 200
+    counted = f'deploy_ext_key_rows_total{{key="{made[0].key.id}"}} {10.0 * len(ROWS)}'
+    until(lambda: counted in httpx.get(f"{endpoint.url}/metrics", headers=admin).text)
     told = httpx.get(f"{endpoint.url}/metrics", headers=admin).text
-    assert f'deploy_ext_key_rows_total{{key="{made[0].key.id}"}} {10.0 * len(ROWS)}' in told
     (found,) = re.findall(rf'deploy_ext_key_distinct_rows{{key="{made[0].key.id}"}} (\S+)', told)
     assert len(ROWS) - 2 < float(found) < len(ROWS) + 2
     for key in made:
