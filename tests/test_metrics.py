@@ -115,7 +115,7 @@ def sklearn_direct(name: str, s: Scored) -> float:
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**32), rows=st.integers(10, 80), kind=st.sampled_from(KINDS))
+@given(seed=st.integers(0, 2**32), rows=st.integers(10, 80), kind=st.sampled_from(sorted({*KINDS} - {"multilabel"})))
 def test_values_are_those_of_scikit_learn(seed, rows, kind):
     s = regression(seed, rows) if kind == "regression" else classifier(seed, rows, 2 if kind == "binary" else 3)
     for name, metric in METRICS.items():
