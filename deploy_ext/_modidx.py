@@ -1120,6 +1120,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'deploy_ext.jury._scores': ('jury.html#_scores', 'deploy_ext/jury.py'),
                                  'deploy_ext.jury._serve': ('jury.html#_serve', 'deploy_ext/jury.py'),
                                  'deploy_ext.jury._session': ('jury.html#_session', 'deploy_ext/jury.py'),
+                                 'deploy_ext.jury.aim': ('jury.html#aim', 'deploy_ext/jury.py'),
                                  'deploy_ext.jury.asked': ('jury.html#asked', 'deploy_ext/jury.py'),
                                  'deploy_ext.jury.facts_of': ('jury.html#facts_of', 'deploy_ext/jury.py'),
                                  'deploy_ext.jury.hear': ('jury.html#hear', 'deploy_ext/jury.py'),

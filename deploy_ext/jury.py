@@ -31,7 +31,7 @@ from .cost import PRICED, Costs, metrics_of
 from .curves import curves
 from .dossier import Section, section
 from .drift import compare
-from .fairness import fairness, thresholds
+from .fairness import GREATER_IS_BETTER, fairness, thresholds
 from .gates import FACTS, Gates
 from .importance import importance
 from .metrics import Estimate, find, interval, score
@@ -48,16 +48,25 @@ from .suspects import label_noise, poison
 from .trust import harmless, untrusted
 
 # %% auto #0
-__all__ = ['SHOWN', 'JUDGES', 'THREADS', 'GRACE', 'SHARE', 'Evidence', 'Scores', 'Money', 'NotAsked', 'Judge', 'asked', 'hear',
-           'facts_of', 'must_hold', 'main', 'hear_all']
+__all__ = ['FOUR_FIFTHS', 'SHOWN', 'JUDGES', 'THREADS', 'GRACE', 'SHARE', 'aim', 'Evidence', 'Scores', 'Money', 'NotAsked',
+           'Judge', 'asked', 'hear', 'facts_of', 'must_hold', 'main', 'hear_all']
 
 # %% ../nbs/47_jury.ipynb #jury-evidence-code
+FOUR_FIFTHS = ("selection_rate_ratio", 0.8)
+
+
+def aim(gates: Gates) -> tuple[str, float]:
+    """The fairness metric and the bound that the first gate about one asks for; else the four-fifths rule."""
+    asked_for = (g for g in gates.gates if g.metric in GREATER_IS_BETTER and not g.champion and 0 < g.number < 1)
+    return next(((g.metric, g.number) for g in asked_for), FOUR_FIFTHS)
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """What judges look at. rows: a frame as the model eats it; case: its answers beside the truth, for the same rows.
 
     sensitive: columns of `case.frame` whose groups should fare alike. cases: rows with the answer that they must get.
-    costs: the prices of the gates.
+    costs: the prices of the gates. aim: the fairness metric that a gate asks for, and its bound.
     """
 
     bundle: Bundle
@@ -67,6 +76,7 @@ class Evidence:
     sensitive: tuple[str, ...] = ()
     cases: Any = None
     costs: Costs | None = None
+    aim: tuple[str, float] = FOUR_FIFTHS
 
     def ask(self, frame: Any) -> Answers:
         """What the model answers about other rows. Raises `ContractViolated` for rows that serving would refuse."""
@@ -204,7 +214,7 @@ JUDGES: dict[str, Judge] = {
     "poison": Judge(("data.poison", "data.out_of_profile"), _poison),
     "drift": Judge(("drift",), _drift),
     "fairness": Judge((), partial(_by_groups, fairness)),
-    "thresholds": Judge((), partial(_by_groups, thresholds)),
+    "thresholds": Judge((), lambda e: _by_groups(partial(thresholds, metric=e.aim[0], target=e.aim[1]), e)),
     "cases": Judge(("cases",), _cases),
     "explain": Judge(("explain",), lambda e: importance(e.model, e.rows, e.bundle.contract)),
     "robustness": Judge(("flip_rate", "change"), lambda e: perturb(e.ask, e.rows, e.bundle.contract, e.bundle.profile)),
@@ -358,7 +368,7 @@ def hear_all(
         return max(0.0, SHARE * (deadline - time.monotonic()))
 
     with tempfile.TemporaryFile() as given:
-        shown = (evidence.rows, evidence.case, evidence.sensitive, evidence.cases, evidence.costs)
+        shown = (evidence.rows, evidence.case, evidence.sensitive, evidence.cases, evidence.costs, evidence.aim)
         pickle.dump({"bundle": evidence.bundle.folder, "digest": evidence.bundle.digest, "shown": shown}, given)
         while waiting and time.monotonic() < deadline:
             for one in _session(given, tuple(waiting), limit):

@@ -73,7 +73,7 @@ from deploy_ext.judging import (
     writable,
 )
 from .junit import junit
-from .jury import JUDGES, Evidence, facts_of, must_hold
+from .jury import JUDGES, Evidence, aim, facts_of, must_hold
 from .making import fitted_on, here, make, split
 from .metrics import table
 from .moving import champions, move, settled
@@ -380,8 +380,9 @@ def validate(
             step("score")
             given = rows(contract, theirs, features)
             case = scored(runtime, given, features, truth, aside)
-            shown = (as_frame(given), case, tuple(map(str, aside)), cases_of(version.name, cases), gating.costs)
-            sections = heard(gating, Evidence(runtime.bundle, runtime.model, *shown), full, budget, step)
+            shown = (as_frame(given), case, tuple(map(str, aside)), cases_of(version.name, cases))
+            evidence = Evidence(runtime.bundle, runtime.model, *shown, gating.costs, aim(gating))
+            sections = heard(gating, evidence, full, budget, step)
             rival = runtime.bundle.simple and simply(runtime.bundle.simple, given, case)
             unknown = [str(column) for column in aside if column not in contract.names]
             measured = facts(runtime, given) | effort_of(version) | facts_of(sections, unknown)

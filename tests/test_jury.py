@@ -17,8 +17,8 @@ from stories import COLUMNS, flights, good, until
 import deploy_ext
 from deploy_ext import dossier, verbs
 from deploy_ext.core import InvalidRequest
-from deploy_ext.gates import FACTS
-from deploy_ext.jury import JUDGES
+from deploy_ext.gates import FACTS, parse
+from deploy_ext.jury import JUDGES, aim
 from deploy_ext.records import Verdict
 from deploy_ext.registry import Registry
 
@@ -154,7 +154,7 @@ def test_groups_that_the_model_does_not_know_are_compared(judged) -> None:
     (check,) = [c for c in first.verdict.checks if c.metric == "selection_rate_ratio[city]"]
     assert check.result == "pass" and check.low is not None and check.value == pytest.approx(1, abs=0.25)
     assert {row["group"] for row in first["fairness"].rows} == {"x", "y"}
-    assert "selection_rate_ratio[city]" in first["thresholds"].title  # offered, or why none are needed
+    assert "selection_rate_ratio[city] >= 0.5" in first["thresholds"].title  # as the gate asks; or why none are needed
 
 
 def test_the_document_is_in_the_folder_and_beside_the_version(judged) -> None:
@@ -189,6 +189,14 @@ def test_on_the_command_line(judged) -> None:
     told = json.loads(said.stdout)
     assert told["type"] == "dossier" and told["passed"] is False
     assert (folder / "ci" / "junit.xml").is_file()
+
+
+def test_thresholds_aim_at_what_the_gates_ask() -> None:
+    assert aim(parse("roc_auc >= 0.5\nequalized_odds_difference[city] <= 0.1\nselection_rate_ratio[city] >= 0.9")) == (
+        "equalized_odds_difference",
+        0.1,
+    )
+    assert aim(parse("roc_auc >= 0.5")) == ("selection_rate_ratio", 0.8)
 
 
 def test_mistakes_in_what_is_named(judged) -> None:
