@@ -770,6 +770,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'deploy_ext.drift.Drift._title': ('drift.html#drift._title', 'deploy_ext/drift.py'),
                                   'deploy_ext.drift.Drift.drifted': ('drift.html#drift.drifted', 'deploy_ext/drift.py'),
                                   'deploy_ext.drift.Drift.facts': ('drift.html#drift.facts', 'deploy_ext/drift.py'),
+                                  'deploy_ext.drift.Drift.plots': ('drift.html#drift.plots', 'deploy_ext/drift.py'),
                                   'deploy_ext.drift.Joint': ('drift.html#joint', 'deploy_ext/drift.py'),
                                   'deploy_ext.drift._binned': ('drift.html#_binned', 'deploy_ext/drift.py'),
                                   'deploy_ext.drift._categories': ('drift.html#_categories', 'deploy_ext/drift.py'),

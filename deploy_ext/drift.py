@@ -14,7 +14,7 @@ import numpy as np
 
 from .core import ContractViolated, InvalidRequest, need, pick
 from .profile import ColumnProfile, Histogram, Profile, measure
-from .records import Record, cell
+from .records import Plot, Record, cell
 from .table import as_frame
 from .values import numbers
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['DECILES', 'LEAST', 'MINIMUM', 'MOVED', 'ALARMS', 'WORDS', 'SAMPLE', 'SEED', 'ks', 'wasserstein', 'psi', 'js',
+__all__ = ['DECILES', 'LEAST', 'MINIMUM', 'MOVED', 'DRAWN', 'ALARMS', 'WORDS', 'SAMPLE', 'SEED', 'ks', 'wasserstein', 'psi', 'js',
            'chi2_p', 'ColumnDrift', 'compare_column', 'Drift', 'compare', 'windows', 'Joint', 'joint']
 
 # %% ../nbs/21_drift.ipynb #drift-curves-code
@@ -127,6 +127,7 @@ def chi2_p(one: np.ndarray, two: np.ndarray) -> float:
 # %% ../nbs/21_drift.ipynb #drift-column-code
 MINIMUM = 100  # values on each side
 MOVED = 0.1  # of the Jensen-Shannon distance, or of the share of missing values: less than that is not told
+DRAWN = 30  # columns, at most, in a drawing
 ALARMS = 0.05  # of the columns that are said to have drifted, on average at most so many have not
 
 
@@ -254,6 +255,14 @@ class Drift(Record):
         judged = [c for c in inputs if c.psi is not None]
         share = sum(c.drifted for c in judged) / len(judged) if judged else "too few rows in every column"
         return found | {"drift.share": share}
+
+    def plots(self) -> tuple[Plot, ...]:
+        """The columns that moved farthest, as bars; a column that stays below the line has not drifted."""
+        moved = sorted(((c.js, c.column) for c in self.columns if c.js is not None), reverse=True)[:DRAWN]
+        if not moved:
+            return ()
+        far, names = zip(*moved, strict=True)
+        return (Plot("How far the columns have moved", "bars", "column", "Jensen-Shannon", {"": (names, far)}, MOVED),)
 
     def _title(self) -> str:
         return f"{len(self.drifted)} of {len(self.columns)} columns have drifted; {self.rows:,} rows"

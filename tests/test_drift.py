@@ -185,3 +185,13 @@ def test_a_histogram_of_one_value_and_of_extremes() -> None:
 def test_a_column_without_any_value_is_no_joint_drift() -> None:
     frame = pd.DataFrame({"a": np.random.default_rng(0).normal(size=1_000), "gone": np.nan})
     assert joint(frame.head(500), frame.tail(500)).p > 1e-3
+
+
+def test_what_moved_farthest_is_drawn_first() -> None:
+    rng = np.random.default_rng(0)
+    before = pd.DataFrame({"still": rng.normal(size=5_000), "moved": rng.normal(size=5_000)})
+    after = before.assign(moved=before.moved + 2)
+    (plot,) = compare(measure(before), measure(after)).plots()
+    ((names, far),) = plot.series.values()
+    assert names == ("moved", "still") and far[0] > (plot.guide or 0) > far[1]
+    assert compare(measure(before), measure(after[:3])).plots() == ()

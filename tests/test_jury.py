@@ -126,6 +126,8 @@ def test_every_judge_found_something(judged) -> None:
     (first, _), _ = judged
     assert [s.name for s in first.sections] == list(JUDGES)
     assert {s.name: s.error for s in first.sections if s.error} == {}
+    drawn = {s.name for s in first.sections if s.plots}
+    assert drawn >= {"scores", "drift", "fairness", "explain", "robustness"}
     shown = {name for s in first.sections for name in s.facts}
     assert {
         n for n in shown if n.partition("[")[0] not in FACTS and "_ratio[" not in n and "_difference[" not in n
