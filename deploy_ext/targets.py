@@ -158,30 +158,30 @@ def up(folder: str | Path, version: Version, follows: str | None, settings: Sett
 def _start(endpoint: Endpoint, folder: str | Path, version: Version, settings: Settings) -> Endpoint:
     secret = secrets.token_urlsafe(32)
     guard(settings, Keys(home() / FILE).needed(version.name))
-    name, control = endpoint.name, _control(endpoint.name)
+    name = endpoint.name
     ours, theirs = socket.socketpair()
-    with _sockets(endpoint.name, settings) as listeners, ours, theirs:
+    with _sockets(name, settings) as listeners, ours, theirs, contextlib.ExitStack() as undo:
+        control = _control(name)
+        undo.callback(_remove, control)
         listener, numbers = listeners[0], tuple(one.fileno() for one in listeners)
         plan = Plan(version.name, _release(folder, version), control, numbers, theirs.fileno(), str(home()), settings)
         process = detach(name, plan.argv, THREADS | {OWN: secret}, (*numbers, plan.report))
+        undo.callback(forget, name)
+        undo.callback(end, process.pid, 0)
         theirs.close()
-        try:
-            bundle = open_bundle(folder, version.bundle)
-            _await_ready(name, ours, settings.start_timeout)
-            host, port = listener.getsockname()[:2]
-            scheme = "https" if settings.cert else "http"
-            url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-            known = {"url": url, "pid": process.pid, "since": now(), "example": curl(url, bundle.example["columns"])}
-            _prove(replace(endpoint, **known), bundle, settings.http_timeout, secret)
-            record = Running(replace(endpoint, **known), born(process.pid), f"{url}/v2/health/ready", control, secret)
-            keep(record)
-            ours.sendall(b"1")
-            return _seen(record)
-        except BaseException:
-            end(process.pid, 0)
-            forget(name)
-            _remove(control)
-            raise
+        bundle = open_bundle(folder, version.bundle)
+        _await_ready(name, ours, settings.start_timeout)
+        host, port = listener.getsockname()[:2]
+        scheme = "https" if settings.cert else "http"
+        url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        known = {"url": url, "pid": process.pid, "since": now(), "example": curl(url, bundle.example["columns"])}
+        _prove(replace(endpoint, **known), bundle, settings.http_timeout, secret)
+        record = Running(replace(endpoint, **known), born(process.pid), f"{url}/v2/health/ready", control, secret)
+        keep(record)
+        ours.sendall(b"1")
+        seen = _seen(record)
+        undo.pop_all()
+    return seen
 
 
 def _release(folder: str | Path, version: Version) -> Release:

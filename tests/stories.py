@@ -142,7 +142,8 @@ def nothing_made(*names: str, uri: str | None = None) -> Iterator[None]:
     with contextlib.suppress(AssertionError):
         until(lambda: state(uri) == before, 20)
     after = state(uri)
-    assert {key: (before[key], after[key]) for key in before if before[key] != after[key]} == {}
+    moved = {key: (before[key], after[key]) for key in before if before[key] != after[key]}
+    assert not moved, moved
     for name in names:
         assert Registry(uri).verify(name) == []
 
