@@ -1624,6 +1624,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'deploy_ext.retrain._keep': ('retrain.html#_keep', 'deploy_ext/retrain.py'),
                                     'deploy_ext.retrain._next': ('retrain.html#_next', 'deploy_ext/retrain.py'),
                                     'deploy_ext.retrain._outcome': ('retrain.html#_outcome', 'deploy_ext/retrain.py'),
+                                    'deploy_ext.retrain._place': ('retrain.html#_place', 'deploy_ext/retrain.py'),
+                                    'deploy_ext.retrain._record': ('retrain.html#_record', 'deploy_ext/retrain.py'),
                                     'deploy_ext.retrain._shown': ('retrain.html#_shown', 'deploy_ext/retrain.py'),
                                     'deploy_ext.retrain._tagged': ('retrain.html#_tagged', 'deploy_ext/retrain.py'),
                                     'deploy_ext.retrain._there': ('retrain.html#_there', 'deploy_ext/retrain.py'),

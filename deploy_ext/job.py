@@ -213,10 +213,10 @@ class Watch:
         folder = self.job.folder
         assert folder is not None
         try:
+            write_atomic(folder / DONE, json.dumps(client.nb), mode=0o600)  # before the state that speaks of it
             called = _call("checkpoint", "save", str(folder / STATE), self.code.index(index))
             saved = Saved.from_dict(json.loads(_ask(client, f"{called}.to_json()")))
             if saved.kept:
-                write_atomic(folder / DONE, json.dumps(client.nb), mode=0o600)
                 self.kept, self.lost = index, ""
                 return
             why = saved.why
@@ -367,7 +367,7 @@ def _failed(job: Job, error: Any) -> DeployError:
 
 
 def _ended(watch: Watch, error: BaseException) -> DeployError:
-    """What it means that nbclient gave up: a limit of time, SIGTERM, or a kernel that is gone."""
+    """What it means that papermill gave up: a limit of time, SIGTERM, a kernel that is gone or unknown, no space."""
     job, place = watch.job, f"{watch.job.name}, cell {watch.running + 1}"
     if isinstance(error, Stopped):
         return TimedOut(f"{place}: stopped by SIGTERM", cell=watch.running)
@@ -376,7 +376,9 @@ def _ended(watch: Watch, error: BaseException) -> DeployError:
         told = "the time of the job is over" if over else f"it took longer than {job.cell_timeout:g} seconds"
         return TimedOut(f"{place}: {told}", cell=watch.running, retry=not over)
     told = " ".join(str(error).split())[:300]
-    return NotebookFailed(f"{place}: the kernel died ({told})", cell=watch.running, retry=True)
+    if isinstance(error, RuntimeError):
+        return NotebookFailed(f"{place}: the kernel died ({told})", cell=watch.running, retry=True)
+    return NotebookFailed(f"{place}: it could not be run ({type(error).__name__}: {told})", cell=watch.running)
 
 
 def execute(job: Job) -> Watch:
@@ -386,7 +388,6 @@ def execute(job: Job) -> Watch:
     again), `TimedOut` when a limit was reached or SIGTERM came, and our own errors that a cell raised as they are. All
     of them have `watch`.
     """
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
@@ -401,7 +402,7 @@ def execute(job: Job) -> Watch:
         raise _with(watch, _failed(job, e)) from None
     except DeployError as e:
         raise _with(watch, e) from None
-    except (CellTimeoutError, Stopped, DeadKernelError, RuntimeError) as e:
+    except (Stopped, Exception) as e:  # of nbclient, of papermill's handlers, or of the disk
         raise _with(watch, _ended(watch, e)) from e
     finally:
         live.close()

@@ -318,7 +318,23 @@ def asked(notebook: str, values: Any, file: Path | None, lenient: bool, **more: 
     known = declared(book, lenient)
     found = bind(known, given(values, file, os.environ), lenient)
     secrets = tuple(p.name for p in known if p.secret)
+    for name in secrets:
+        resolve(name, os.environ)  # what is missing is told now, and not by the kernel
+    more["out"] = _place(more.get("out"), found)
     return Order(notebook, _injected(book, known, found), plain(found), secrets, **more)
+
+
+def _place(out: str | None, values: Mapping[str, Any]) -> str | None:
+    """The place of the executed copy; as for papermill, `{months}` in it is the value of a parameter."""
+    if not out or "{" not in out:
+        return out
+    from papermill.exceptions import PapermillMissingParameterException
+    from papermill.parameterize import add_builtin_parameters, parameterize_path
+
+    try:
+        return parameterize_path(out, add_builtin_parameters(dict(values)))
+    except (PapermillMissingParameterException, ValueError, IndexError, AttributeError) as e:
+        raise InvalidRequest(f"--out {out}: {e}. In braces stand names of parameters that are given with -p.") from e
 
 
 def _injected(book: Any, known: Any, values: Mapping[str, Any]) -> str:
@@ -561,6 +577,8 @@ def _outcome(course: _Course, registry: Registry, promote: Promote) -> dict[str,
     try:
         _attempts(course)
         version = candidate(registry, ticket)
+        if version is None and ticket.order.promote:
+            raise InvalidRequest("the notebook registered nothing that could be promoted. Let a cell register a model.")
         if version is None:
             return {"outcome": "done"}
         champion = registry.aliases(version.name).get(CHAMPION)
@@ -601,8 +619,7 @@ def carry_out(ticket: Ticket, registry: Registry, promote: Promote) -> Retrained
         notes=(*course.notes, *_next(ticket, found["outcome"])),
         **found,
     )
-    _keep(ticket, summary, run, error)
-    return summary
+    return _keep(ticket, summary, run, error)
 
 
 def _next(ticket: Ticket, outcome: str) -> tuple[str, ...]:
@@ -617,6 +634,7 @@ def _cells(executed: Path, error: DeployError | None) -> list[tuple[str, float, 
     import nbformat
 
     cells = nbformat.read(executed, as_version=4).cells if executed.exists() else []
+    cells = [c for c in cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]  # papermill adds two
     found = []
     for i, c in enumerate(cells):
         if c["cell_type"] == "code":
@@ -630,32 +648,45 @@ def _cells(executed: Path, error: DeployError | None) -> list[tuple[str, float, 
     return found
 
 
-def _keep(ticket: Ticket, summary: Retrained, run: Run, error: DeployError | None) -> None:
-    """Write the summary wherever somebody looks for it."""
-    folder = ticket.folder
-    texts = {"summary.json": summary.to_json(), "summary.txt": repr(summary) + "\n"}
+def _keep(ticket: Ticket, summary: Retrained, run: Run, error: DeployError | None) -> Retrained:
+    """Write the summary wherever somebody looks for it: first here, then to MLflow, which may be gone by now."""
+    folder, ended = ticket.folder, summary.outcome not in ("failed", "timed out")
     executed = folder / "executed.ipynb"
+    if ticket.order.out:
+        with contextlib.suppress(Exception):  # of any handler of papermill; it may never have been written
+            write_atomic(executed, _fetched(ticket.order.out), mode=0o600)
+    texts = {"summary.json": summary.to_json(), "summary.txt": repr(summary) + "\n"}
     texts["junit.xml"] = job_junit(summary.notebook, _cells(executed, error), summary.verdict)
     for name, text in texts.items():
         write_atomic(folder / name, text, mode=0o600)
-    if executed.exists():
-        to_html(executed, folder / "executed.html", code=True)
+    dataclasses.replace(ticket, ended=ended).keep()
+    if ended:  # nobody goes on with it, and variables are large
+        (folder / DONE).unlink(missing_ok=True)
+        shutil.rmtree(folder / STATE, ignore_errors=True)
+    if page := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with open(page, "a", encoding="utf-8") as f:
+            f.write(summary.markdown())
+    try:
+        if executed.exists():
+            to_html(executed, folder / "executed.html", code=True)
+    except DeployError as e:
+        summary = dataclasses.replace(summary, notes=(*summary.notes, f"There is no page of it: {e}"))
+    if (folder / "executed.html").exists():
         texts |= {name: (folder / name).read_text() for name in ("executed.ipynb", "executed.html")}
     if (folder / READS).exists():
         texts[READS] = (folder / READS).read_text()
         tracked = dvc_of(Reads.from_dict(json.loads(texts[READS])), project())
         texts |= {"dvc.json": json.dumps(tracked)} if tracked else {}
-    if page := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with open(page, "a", encoding="utf-8") as f:
-            f.write(summary.markdown())
-    run.note(
-        {"deploy_ext.outcome": summary.outcome, "deploy_ext.version": summary.version or ""},
-        {"seconds": summary.seconds},
-    )
+    try:
+        _record(run, summary, texts)
+    except DeployError as e:
+        return dataclasses.replace(summary, notes=(*summary.notes, f"The MLflow run was not completed: {e}"))
+    return summary
+
+
+def _record(run: Run, summary: Retrained, texts: Mapping[str, str]) -> None:
+    """Complete the MLflow run."""
+    tags = {"deploy_ext.outcome": summary.outcome, "deploy_ext.version": summary.version or ""}
+    run.note(tags, {"seconds": summary.seconds})
     run.keep(texts)
     run.end("FINISHED" if summary.exit_code in (0, 3) else "KILLED" if summary.outcome == "timed out" else "FAILED")
-    ended = summary.outcome not in ("failed", "timed out")
-    dataclasses.replace(ticket, ended=ended).keep()
-    if ended:  # nobody goes on with it, and variables are large
-        (folder / DONE).unlink(missing_ok=True)
-        shutil.rmtree(folder / STATE, ignore_errors=True)

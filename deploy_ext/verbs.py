@@ -524,6 +524,8 @@ def retrain(
     with alone(order.model or order.notebook, on_overlap) as free:
         if not free:
             return Retrained("-", "skipped", order.notebook, order.parameters, f"a job of {order.model} is running")
+        if resume and (ended := ticket_of(resume)).ended:
+            raise InvalidRequest(f"{ended.id} has ended, perhaps while this one waited. Run its notebook again.")
         if not (resume or force) and (done := earlier(order, registry)):
             return done
         ticket = ticket_of(resume) if resume else opened(order, registry)

@@ -146,6 +146,28 @@ def test_what_cannot_be_begun_is_told_before_anything_runs(tmp_path: Path) -> No
     assert tickets() == []
 
 
+def test_a_secret_that_is_nowhere_is_told_before_anything_runs(tmp_path: Path) -> None:
+    book = notebook(tmp_path / "train.ipynb", "x = 1", parameters="from deploy_ext import Secret\ntoken: Secret")
+    with pytest.raises(InvalidRequest, match="DEPLOY_EXT_SECRET_TOKEN"):
+        retrain(book)
+    assert tickets() == []
+
+
+def test_nothing_to_promote_is_no_success(tmp_path: Path) -> None:
+    job = retrain(notebook(tmp_path / "train.ipynb", "x = 1"), promote=True)
+    assert (job.outcome, job.exit_code) == ("failed", 5) and "registered nothing" in job.told
+
+
+def test_what_cannot_be_run_is_a_sentence(tmp_path: Path) -> None:
+    book = notebook(tmp_path / "train.ipynb", "x = 1")
+    unknown = retrain(book, kernel="julia-0.1")
+    assert unknown.outcome == "failed" and "julia-0.1" in unknown.told
+    nowhere = retrain(book, out=str(tmp_path / "none" / "out.ipynb"))
+    assert nowhere.outcome == "failed" and "none" in nowhere.told
+    with pytest.raises(InvalidRequest, match="names of parameters"):
+        retrain(book, out="{weeks}.ipynb")
+
+
 def test_a_dry_run_shows_parameters_and_runs_nothing(tmp_path: Path) -> None:
     book = notebook(tmp_path / "train.ipynb", "open('ran', 'w')")
     plan = retrain(book, "months=9", model="flights", data="unseen", target="late", promote=True, dry_run=True)
@@ -213,6 +235,8 @@ def test_killed_in_cell_k_it_ends_as_if_nothing_had_been(tmp_path: Path, undistu
     assert not list(tmp_path.rglob("*.pkl"))  # the state is gone when nobody needs it
     with pytest.raises(InvalidRequest, match="all have ended"):
         deploy_ext.retrain(resume="last")
+    with pytest.raises(InvalidRequest, match="has ended"):
+        deploy_ext.retrain(resume=again.job)
 
 
 def test_sigterm_ends_it_with_its_state_saved(tmp_path: Path) -> None:
@@ -326,6 +350,9 @@ def test_a_notebook_without_parameters_and_a_place_of_ones_own(tmp_path: Path) -
     book = notebook(tmp_path / "plain.ipynb", "print('plain')", parameters=None)
     job = retrain(book, out=str(tmp_path / "out.ipynb"))
     assert job.outcome == "done" and job.executed == str(tmp_path / "out.ipynb") and "plain" in outputs(job)
+    assert "plain" in (Path(job.folder) / "executed.html").read_text()
+    named = retrain(notebook(tmp_path / "train.ipynb", "print(months)"), "months=7", out="out-{months}.ipynb")
+    assert named.executed == "out-7.ipynb" and (tmp_path / "out-7.ipynb").is_file()
     about = nbformat.read(job.executed, as_version=4).metadata.papermill
     assert about.input_path == book and about.output_path == str(tmp_path / "out.ipynb") and about.duration > 0
 
