@@ -671,8 +671,8 @@ def _keep(ticket: Ticket, summary: Retrained, run: Run, error: DeployError | Non
             to_html(executed, folder / "executed.html", code=True)
     except DeployError as e:
         summary = dataclasses.replace(summary, notes=(*summary.notes, f"There is no page of it: {e}"))
-    if (folder / "executed.html").exists():
-        texts |= {name: (folder / name).read_text() for name in ("executed.ipynb", "executed.html")}
+    made = [folder / name for name in ("executed.ipynb", "executed.html")]
+    texts |= {path.name: path.read_text() for path in made if path.exists()}
     if (folder / READS).exists():
         texts[READS] = (folder / READS).read_text()
         tracked = dvc_of(Reads.from_dict(json.loads(texts[READS])), project())
