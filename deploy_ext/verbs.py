@@ -77,23 +77,13 @@ from .jury import JUDGES, Evidence, aim, facts_of, must_hold
 from .making import fitted_on, here, make, split
 from .metrics import table
 from .moving import champions, move, settled
+from .order import alone, asked, described, seconds, ticket_of
 from .output import describe_output, names
 from .records import Endpoint, Event, Listing, ModelRef, Record, Verdict, Version
 from .registry import CHAMPION, Registry
 from .report import serve as publish
 from .report import write as write_report
-from deploy_ext.retrain import (
-    Retrained,
-    alone,
-    asked,
-    carry_out,
-    described,
-    earlier,
-    opened,
-    planned,
-    seconds,
-    ticket_of,
-)
+from .retrain import carry_out, earlier, opened, planned
 from .scored import trivial
 from .serve import keys
 from .serve.journal import journal_folder, salt_of
@@ -101,6 +91,7 @@ from .serve.keys import Key
 from .serve.runtime import borrow
 from .simple import simply
 from .starters import Told, next_steps, starter, write
+from .summary import Retrained
 from .table import as_frame
 
 # %% auto #0
@@ -528,7 +519,7 @@ def retrain(
             raise InvalidRequest(f"{ended.id} has ended, perhaps while this one waited. Run its notebook again.")
         if not (resume or force) and (done := earlier(order, registry)):
             return done
-        ticket = ticket_of(resume) if resume else opened(order, registry)
+        ticket = ticket_of(resume) if resume else opened(order)
         return carry_out(ticket, registry, lambda version, rules, why: _crown(str(version), why, rules))
 
 
