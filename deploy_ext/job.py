@@ -27,7 +27,8 @@ from .report import own_kernel
 from .secret import PREFIX, Scrubber
 
 # %% auto #0
-__all__ = ['SHARE', 'ALLOWANCE', 'TRIAL', 'STATE', 'READS', 'DONE', 'title', 'Halt', 'Job', 'Watch', 'Stopped', 'execute']
+__all__ = ['SHARE', 'ALLOWANCE', 'TRIAL', 'STATE', 'READS', 'DONE', 'title', 'Halt', 'Job', 'Watch', 'Stopped', 'stoppable',
+           'execute']
 
 # %% ../nbs/43_job.ipynb #job-title-code
 _TITLE = 60  # characters
@@ -53,10 +54,12 @@ def title(cells: list[Any], index: int) -> str:
 
 # %% ../nbs/43_job.ipynb #job-job-code
 class Halt:
-    """Stops all jobs that it was given to, from another thread: their kernels are killed, their states stay."""
+    """Stops all jobs that it was given to, from another thread: their kernels are killed, their states stay.
 
-    def __init__(self) -> None:
-        self.asked = False
+    threads: how many each kernel may use for numerical work, so that several do not get in each other's way."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.asked, self.threads = False, threads
         self.kernels: set[int] = set()
 
     def __call__(self) -> None:
@@ -371,7 +374,7 @@ class Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """SIGTERM raises `Stopped` in here, where this is the main thread."""
 
     def stop(number: int, frame: Any) -> None:
@@ -436,7 +439,7 @@ def execute(job: Job) -> Watch:
     live = _Live(watch.scrubber, mute=job.halt is not None)
     told = {"progress_bar": False, "stdout_file": live, "stderr_file": live, "watch": watch}
     try:
-        with _stoppable(), _kernel(job) as manager:
+        with stoppable(), _kernel(job) as manager:
             told |= {"km": manager, "kernel_name": manager.kernel_name}
             execute_notebook(job.notebook, job.out, engine_name=_engine(), **told)
     except PapermillExecutionError as e:

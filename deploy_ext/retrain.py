@@ -48,7 +48,8 @@ from .secret import resolve
 from .summary import BY_CODE, Retrained
 
 # %% auto #0
-__all__ = ['Promote', 'planned', 'key_of', 'earlier', 'opened', 'may_pass', 'candidate', 'settle', 'failed', 'carry_out', 'keep']
+__all__ = ['Promote', 'planned', 'key_of', 'earlier', 'opened', 'run_of', 'may_pass', 'candidate', 'settle', 'failed',
+           'carry_out', 'keep']
 
 # %% ../nbs/49_retrain.ipynb #retrain-plan-code
 def planned(order: Order) -> Retrained:
@@ -76,13 +77,14 @@ def key_of(order: Order) -> str:
         "data": Path(order.data) if order.data and Path(order.data).is_file() else None,
     }
     found = {name: path for name, path in files.items() if path and path.is_file()}
-    asked_for = {**order.parameters, "promote ": order.promote, "kernel ": order.kernel, "best ": order.best}
+    figure = (order.best or "").partition(":")[0]
+    asked_for = {**order.parameters, "promote ": order.promote, "kernel ": order.kernel, "best ": figure}
     return digest_of(sources, asked_for, environment(), order.secrets, found)
 
 
-def earlier(order: Order, registry: Registry) -> Retrained | None:
+def earlier(order: Order, registry: Registry, key: str = "") -> Retrained | None:
     """The summary of a job that this one would only repeat; None if there is none, or it cannot be known."""
-    key, here = None, (t for t in reversed(tickets()) if t.ended and t.key and t.order.notebook == order.notebook)
+    here = (t for t in reversed(tickets()) if t.ended and t.key and t.order.notebook == order.notebook)
     for ticket in here:
         key = key or key_of(order)
         found = ticket.folder / "summary.json"
@@ -108,7 +110,7 @@ def opened(order: Order, sweep: str = "", name: str = "") -> Ticket:
     return Ticket(name or new_id(order.notebook), order, key_of(order), sweep=sweep).keep()
 
 
-def _run_of(ticket: Ticket, registry: Registry, parent: str) -> Run:
+def run_of(ticket: Ticket, registry: Registry, parent: str = "") -> Run:
     """The MLflow run that the ticket fills: whence the job comes, with which values. A trial's has a `parent`."""
     if ticket.run:
         return resume(registry.store, ticket.run)
@@ -167,7 +169,8 @@ def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None, h
     """The ticket's order as a job that goes on where an earlier attempt has ended."""
     import nbformat
 
-    order = ticket.order
+    order, few = ticket.order, halt and halt.threads and "OMP_NUM_THREADS" not in os.environ
+    threads = {"OMP_NUM_THREADS": str(halt.threads)} if halt and few else {}
     notebook = nbformat.v4.upgrade(nbformat.reads(json.dumps(prepared(order)), as_version=4))
     first = _first(ticket, notebook)
     return Job(
@@ -176,7 +179,7 @@ def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None, h
         out=order.out or str(ticket.folder / "executed.ipynb"),
         folder=ticket.folder,
         secrets={name: resolve(name, os.environ) for name in order.secrets},
-        environ={JOB: ticket.id, "DEPLOY_EXT_PROJECT": str(project())},
+        environ={JOB: ticket.id, "DEPLOY_EXT_PROJECT": str(project()), **threads},
         cwd=order.cwd,
         kernel=order.kernel,
         timeout=left,
@@ -346,7 +349,7 @@ def carry_out(
     halt, parent: of a trial, which shows nothing by itself: what stops it together with others, and their MLflow run.
     """
     with ThreadPoolExecutor(1) as beside:
-        course = _Course(ticket, beside.submit(_run_of, ticket, registry, parent), halt)
+        course = _Course(ticket, beside.submit(run_of, ticket, registry, parent), halt)
         found = _outcome(course, registry, promote)
         return _finished(course, registry, found)
 

@@ -11,7 +11,7 @@ from typing import Any
 from .records import Record, Verdict, cell
 
 # %% auto #0
-__all__ = ['CODES', 'BY_CODE', 'Retrained']
+__all__ = ['CODES', 'BY_CODE', 'Retrained', 'escaped']
 
 # %% ../nbs/46_summary.ipynb #summary-record-code
 CODES = {
@@ -95,17 +95,17 @@ class Retrained(Record):
 
     def markdown(self) -> str:
         """As the summary of a step in GitHub Actions."""
-        rows = [f"| {row['what']} | {_escaped(row[''])} |" for row in self._rows()]
-        lines = [f"### {_escaped(self._title())}", "", "| | |", "|---|---|", *rows]
+        rows = [f"| {row['what']} | {escaped(row[''])} |" for row in self._rows()]
+        lines = [f"### {escaped(self._title())}", "", "| | |", "|---|---|", *rows]
         if self.verdict:
             lines += ["", "| metric | value | threshold | result |", "|---|---|---|---|"]
             lines += [
-                f"| {_escaped(c.metric)} | {cell(c.value)} | {_escaped(c.threshold)} | {c.result} |"
+                f"| {escaped(c.metric)} | {cell(c.value)} | {escaped(c.threshold)} | {c.result} |"
                 for c in self.verdict.checks
             ]
         return "\n".join([*lines, "", *self.notes, ""])
 
 
-def _escaped(text: Any) -> str:
+def escaped(text: Any) -> str:
     """Text that Markdown leaves as it is, in one cell of a table."""
     return " ".join(str(text).replace("|", "\\|").replace("<", "&lt;").split())

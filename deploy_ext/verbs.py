@@ -77,7 +77,7 @@ from .jury import JUDGES, Evidence, aim, facts_of, must_hold
 from .making import fitted_on, here, make, split
 from .metrics import table
 from .moving import champions, move, settled
-from .order import alone, asked, described, seconds, ticket_of
+from .order import Order, alone, asked, described, seconds, ticket_of
 from .output import describe_output, names
 from .records import Endpoint, Event, Listing, ModelRef, Record, Verdict, Version
 from .registry import CHAMPION, Registry
@@ -92,6 +92,7 @@ from .serve.runtime import borrow
 from .simple import simply
 from .starters import Told, next_steps, starter, write
 from .summary import Retrained
+from .sweep import Plan, Swept, begun, carry_out_sweep, plan_of, planned_sweep, searched, swept_plan
 from .table import as_frame
 
 # %% auto #0
@@ -481,6 +482,10 @@ def retrain(
     target: Annotated[str | None, Arg("the truth in it: a column, or a variable of the notebook")] = None,
     gates: Annotated[Path | None, Arg("a gates file, instead of <model>.gates in the project", "file")] = None,
     promote: Annotated[bool, Arg("make it champion if the gates let it; endpoints that follow move with it")] = False,
+    grid: Annotated[bool, Arg("values with commas are a grid: one job for each combination")] = False,
+    sweep: Annotated[Path | None, Arg("a sweep from a yml file: a grid, random draws or optuna", "file")] = None,
+    jobs: Annotated[int, Arg("of a sweep: how many run at a time")] = 1,
+    best: Annotated[str | None, Arg("of a sweep: its best has most roc_auc, or least with loss:min")] = None,
     out: Annotated[str | None, Arg("where the executed copy goes: a path, or an address as papermill takes it")] = None,
     kernel: Annotated[str | None, Arg("the kernel to run it in, instead of the one that the notebook names")] = None,
     cwd: Annotated[str | None, Arg("the folder to run it in, instead of this one")] = None,
@@ -493,34 +498,51 @@ def retrain(
     force: Annotated[bool, Arg("run it, though an earlier job has done the same already")] = False,
     lenient: Annotated[bool, Arg("take parameters as papermill does: unknown names and any type")] = False,
     dry_run: Annotated[bool, Arg("show parameters and steps, and run nothing")] = False,
-) -> Retrained:
+) -> Retrained | Swept:
     """Run a notebook as a job: with parameters, a state on disk after each cell, and what it made judged and promoted.
 
+    Several values of a parameter make a sweep of such jobs. Limits of time are those of one job.
     Returns the summary, whose outcome is the exit code: 0 promoted or nothing asked, 3 gates refused, 4 contract
     violated, 5 a cell failed, 6 an endpoint failed, 7 timed out. Raises `InvalidRequest` for what cannot be begun.
     """
     if (notebook is None) == (resume is None):
         raise InvalidRequest("retrain needs a notebook, or --resume with the id of a job. Type: retrain train.ipynb")
-    registry = _registry()
+    plan, tried = None, searched(sweep, grid, parameters)
     if resume:
-        order = ticket_of(resume).order
+        order, plan = ticket_of(resume).order, plan_of(ticket_of(resume))
     else:
         words = {"data": data, "target": target, "gates": gates and str(gates.absolute()), "model": model}
         limits = {"timeout": seconds(timeout, "--timeout"), "cell_timeout": seconds(cell_timeout, "--cell-timeout")}
         pause = seconds(backoff, "--backoff") or 0.0
         places = {"out": out, "kernel": kernel, "cwd": cwd, "promote": promote, "retries": retries, "backoff": pause}
-        order = asked(str(notebook), parameters, file, lenient, **words, **limits, **places)
+        told = {**words, **limits, **places, "best": best}
+        if tried:
+            plan = Plan(tried[0], file=file and str(file), lenient=lenient, jobs=jobs, force=force)
+            order, plan = planned_sweep(str(notebook), tried, plan, **told)
+        else:
+            order = asked(str(notebook), parameters, file, lenient, **told)
     if dry_run:
-        return planned(order)
+        return swept_plan(order, plan) if plan else planned(order)
     with alone(order.model or order.notebook, on_overlap) as free:
         if not free:
             return Retrained("-", "skipped", order.notebook, order.parameters, f"a job of {order.model} is running")
         if resume and (ended := ticket_of(resume)).ended:
             raise InvalidRequest(f"{ended.id} has ended, perhaps while this one waited. Run its notebook again.")
-        if not (resume or force) and (done := earlier(order, registry)):
-            return done
-        ticket = ticket_of(resume) if resume else opened(order)
-        return carry_out(ticket, registry, lambda version, rules, why: _crown(str(version), why, rules))
+        return _carried(order, plan, resume, force)
+
+
+def _carried(order: Order, plan: Plan | None, resume: str | None, force: bool) -> Retrained | Swept:
+    """Run what was asked for, or answer it from an earlier job."""
+    registry = _registry()
+
+    def crown(version: Version, rules: Path | None, why: str) -> Version:
+        return _crown(str(version), why, rules)
+
+    if plan:
+        return carry_out_sweep(ticket_of(resume) if resume else begun(order, plan), plan, registry, crown)
+    if not (resume or force) and (done := earlier(order, registry)):
+        return done
+    return carry_out(ticket_of(resume) if resume else opened(order), registry, crown)
 
 
 def about(option: Option, word: str) -> str:
