@@ -27,7 +27,7 @@ from .report import own_kernel
 from .secret import PREFIX, Scrubber
 
 # %% auto #0
-__all__ = ['SHARE', 'ALLOWANCE', 'TRIAL', 'STATE', 'READS', 'DONE', 'title', 'Job', 'Watch', 'Stopped', 'execute']
+__all__ = ['SHARE', 'ALLOWANCE', 'TRIAL', 'STATE', 'READS', 'DONE', 'title', 'Job', 'Watch', 'Stopped', 'stoppable', 'execute']
 
 # %% ../nbs/43_job.ipynb #job-title-code
 _TITLE = 60  # characters
@@ -330,7 +330,7 @@ class Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """SIGTERM raises `Stopped` in here, where this is the main thread."""
 
     def stop(number: int, frame: Any) -> None:
@@ -395,7 +395,7 @@ def execute(job: Job) -> Watch:
     live = _Live(watch.scrubber)
     told = {"progress_bar": False, "stdout_file": live, "stderr_file": live, "watch": watch}
     try:
-        with _stoppable(), _kernel(job) as manager:
+        with stoppable(), _kernel(job) as manager:
             told |= {"km": manager, "kernel_name": manager.kernel_name}
             execute_notebook(job.notebook, job.out, engine_name=_engine(), **told)
     except PapermillExecutionError as e:

@@ -5,9 +5,7 @@
 # %% ../nbs/42_reads.ipynb #reads-imports
 from __future__ import annotations
 
-import configparser
 import ctypes
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -36,7 +34,7 @@ from .records import FORMAT, Record
 
 # %% auto #0
 __all__ = ['Stamp', 'Note', 'Read', 'Folder', 'Reads', 'watch', 'report', 'named', 'environment', 'digest_of', 'changed',
-           'cacheable', 'together', 'dvc_of']
+           'cacheable', 'together']
 
 # %% ../nbs/42_reads.ipynb #reads-records-code
 @dataclass(frozen=True, repr=False)
@@ -77,6 +75,11 @@ class Reads(Record):
     hosts: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The paths of all files that were there."""
+        return tuple(f.path for f in self.files if f.kind != "absent")
 
     def of(self, kind: str) -> tuple[str, ...]:
         """The paths of all files of this kind."""
@@ -866,116 +869,3 @@ def together(earlier: Reads, later: Reads) -> Reads:
         for name in ("hosts", "programs", "unseen")
     }
     return replace(later, files=tuple(files[p] for p in sorted(files)), folders=tuple(folders.values()), **both)
-
-# %% ../nbs/42_reads.ipynb #reads-dvc-code
-def _md5(path: Path, old: bool) -> tuple[str, ...]:
-    """The MD5 of a file, and for records of DVC 2 also without carriage returns, as it took it of texts."""
-    with path.open("rb") as f:
-        plain = hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if not old:
-        return (plain,)
-    content = path.read_bytes().replace(b"\r\n", b"\n")
-    return plain, hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        return _table(yaml.safe_load(path.read_bytes()))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-
-
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _outs(folder: Path) -> dict[Path, tuple[Path, dict[str, Any]]]:
-    """What the records in a folder track: whole path -> the record's file, and its entry."""
-    found: dict[Path, tuple[Path, dict[str, Any]]] = {}
-    for record in sorted(p for p in folder.glob("*.dvc") if p.is_file()):
-        content = _yaml(record)
-        found |= _entries(record, content, content)
-    if (lock := folder / "dvc.lock").is_file():
-        made = _table(_yaml(folder / "dvc.yaml").get("stages"))
-        for name, stage in _table(_yaml(lock).get("stages")).items():
-            found |= _entries(lock, _table(stage), _table(made.get(str(name).partition("@")[0])))
-    return found
-
-
-def _entries(record: Path, content: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[Path, tuple[Path, Any]]:
-    outs, folder = content.get("outs"), record.parent / str(stage.get("wdir", "."))
-    every = [_table(out) for out in outs] if isinstance(outs, list) else []
-    good = [out for out in every if "path" in out and "md5" in out]
-    return {Path(os.path.abspath(folder / str(out["path"]))): (record, out) for out in good}
-
-
-def _cache(place: Path) -> Path | None:
-    """The cache of the DVC repository around `place`."""
-    top = next((p for p in (place, *place.parents) if (p / ".dvc").is_dir()), None)
-    if top is None:
-        return None
-    config = configparser.ConfigParser(interpolation=None, strict=False)
-    try:
-        config.read([top / ".dvc" / "config", top / ".dvc" / "config.local"])
-    except (configparser.Error, UnicodeDecodeError):
-        return top / ".dvc" / "cache"
-    return top / ".dvc" / config.get("cache", "dir", fallback="cache")
-
-
-def _members(out: Mapping[str, Any], cache: Path | None) -> dict[str, str] | None:
-    """The files in a tracked folder and their MD5; None if the list is not here."""
-    try:
-        if "files" in out:
-            return {f["relpath"]: f["md5"] for f in out["files"]}
-        name = str(out["md5"])
-        places = [cache.joinpath(*below, name[:2], name[2:]) for below in (("files", "md5"), ())] if cache else []
-        found = next((p for p in places if p.is_file()), None)
-        return None if found is None else {f["relpath"]: f["md5"] for f in json.loads(found.read_bytes())}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-# %% ../nbs/42_reads.ipynb #reads-dvc-of-code
-def _tracked(path: Path, place: Path, out: Mapping[str, Any], members: dict[str, str] | None) -> dict[str, Any]:
-    """The MD5 that DVC has for a file, and whether the file is another one now."""
-    known, size = str(out["md5"]), out.get("size")
-    if path != place:
-        relative = path.relative_to(place).as_posix()
-        if members is None:
-            return {"md5": known, "member": None, "changed": None}
-        known, size = members.get(relative, ""), None
-        told = {"md5": str(out["md5"]), "member": known or None}
-    else:
-        told = {"md5": known}
-    old = "hash" not in out
-    try:
-        if size is not None and not old and path.stat().st_size != size:
-            return {**told, "changed": True}
-        return {**told, "changed": known not in _md5(path, old)}
-    except OSError:
-        return {**told, "changed": True}
-
-
-def dvc_of(reads: Reads, root: str | Path) -> dict[str, dict[str, Any]]:
-    """How DVC tracks the files that were read, by their path, as far as it does.
-
-    `file`: the record (`.dvc` or `dvc.lock`); `path`: what it tracks, a file or a folder around it; `md5`: its digest;
-    `changed`: whether the file is another one now, None if that cannot be told; `member`: the digest of a file inside
-    of a tracked folder. Paths are seen from `root`."""
-    top = Path(os.path.abspath(root))
-    outs, members = lru_cache(maxsize=None)(_outs), dict[Path, Any]()
-    found: dict[str, dict[str, Any]] = {}
-    for read in reads.files:
-        path = Path(os.path.abspath(top / read.path))
-        above = [p for p in path.parents if p.is_relative_to(top) or top not in path.parents]
-        known = {place: entry for p in reversed(above) for place, entry in outs(p).items()}
-        place = next((p for p in (path, *path.parents) if p in known), None)
-        if read.kind == "absent" or place is None:
-            continue
-        record, out = known[place]
-        if place not in members:
-            members[place] = _members(out, _cache(record.parent)) if path != place else None
-        where = {"file": _short(str(record), str(top)), "path": _short(str(place), str(top))}
-        found[read.path] = {**where, **_tracked(path, place, out, members[place])}
-    return found

@@ -24,11 +24,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .capture import git
+from .capture import git, noted
 from .checkpoint import digests, plan, read
 from deploy_ext.core import (
     DeployError,
     InvalidRequest,
+    TimedOut,
+    aside,
     digest,
     home,
     nearest,
@@ -40,10 +42,11 @@ from deploy_ext.core import (
     write_atomic,
 )
 from .draft import JOB, PARENT
-from .job import DONE, READS, STATE, TRIAL, Job, Watch, execute, title
+from .dvc import TRACKED, pull, repository, to_json
+from .job import DONE, READS, STATE, TRIAL, Job, Stopped, Watch, execute, stoppable, title
 from .junit import job_junit
 from .parameters import bind, code, declared, given, plain, table
-from .reads import Reads, cacheable, changed, digest_of, dvc_of, environment
+from .reads import Reads, cacheable, changed, digest_of, environment
 from .records import Record, Verdict, Version, cell
 from .registry import CHAMPION, Registry
 from .report import to_html
@@ -52,7 +55,8 @@ from .secret import resolve
 
 # %% auto #0
 __all__ = ['CODES', 'Promote', 'Order', 'load', 'prepared', 'Ticket', 'tickets', 'ticket_of', 'alone', 'Retrained', 'seconds',
-           'asked', 'described', 'planned', 'key_of', 'earlier', 'opened', 'may_pass', 'candidate', 'carry_out']
+           'asked', 'described', 'planned', 'key_of', 'earlier', 'fetched', 'opened', 'may_pass', 'candidate',
+           'carry_out']
 
 # %% ../nbs/49_retrain.ipynb #retrain-order-code
 @dataclass(frozen=True, repr=False)
@@ -356,11 +360,11 @@ def described(notebook: str) -> str:
     return repr(table(declared(load(notebook))))
 
 
-def planned(order: Order) -> Retrained:
+def planned(order: Order, dvc_pull: bool = False) -> Retrained:
     """What would happen, without anything happening."""
     book = prepared(order)
     cells = sum(c.cell_type == "code" for c in book.cells)
-    steps = [f"run {cells} cells of {order.notebook}"]
+    steps = [*(["dvc pull"] if dvc_pull else []), f"run {cells} cells of {order.notebook}"]
     if order.data:
         steps.append(f"validate the version of {order.model} that they register, on {order.data}")
     if order.promote:
@@ -406,6 +410,21 @@ def _there(registry: Registry, version: str | None) -> bool:
     with contextlib.suppress(InvalidRequest):
         return version is None or bool(registry.version(version))
     return False
+
+# %% ../nbs/49_retrain.ipynb #retrain-fetched-code
+def fetched(order: Order) -> tuple[float, str]:
+    """Let DVC fetch the data around the notebook, or else the project; the seconds that it took, and its words.
+
+    Raises as `pull`; nothing was run then."""
+    near, began = Path(order.notebook).absolute().parent, time.monotonic()
+    place = near if repository(near) else project()
+    aside(f"dvc pull in {place}\n")
+    try:
+        with stoppable():
+            told = pull(place, order.timeout)
+    except Stopped:
+        raise TimedOut("dvc pull was stopped by SIGTERM; nothing was run") from None
+    return time.monotonic() - began, f"dvc pull: {told}"
 
 # %% ../nbs/49_retrain.ipynb #retrain-opened-code
 def opened(order: Order, registry: Registry) -> Ticket:
@@ -598,9 +617,12 @@ def _outcome(course: _Course, registry: Registry, promote: Promote) -> dict[str,
         return {**told, "outcome": _BY_CODE.get(e.exit_code, "failed"), "told": str(e), "error": e}
 
 
-def carry_out(ticket: Ticket, registry: Registry, promote: Promote) -> Retrained:
-    """Run the job of a ticket to its end; the summary. Errors of the job are in it, they are not raised."""
-    course, run = _Course(ticket), resume(registry.store, ticket.run)
+def carry_out(ticket: Ticket, registry: Registry, promote: Promote, spent: float = 0.0, told: str = "") -> Retrained:
+    """Run the job of a ticket to its end; the summary. Errors of the job are in it, they are not raised.
+
+    spent: seconds of its time that are over already; told: what was done in them."""
+    course, run = _Course(ticket, time.monotonic() - spent), resume(registry.store, ticket.run)
+    course.notes += [told] if told else []
     found = _outcome(course, registry, promote)
     error = found.pop("error", None)
     order = ticket.order
@@ -675,8 +697,11 @@ def _keep(ticket: Ticket, summary: Retrained, run: Run, error: DeployError | Non
     texts |= {path.name: path.read_text() for path in made if path.exists()}
     if (folder / READS).exists():
         texts[READS] = (folder / READS).read_text()
-        tracked = dvc_of(Reads.from_dict(json.loads(texts[READS])), project())
-        texts |= {"dvc.json": json.dumps(tracked)} if tracked else {}
+        tracked = noted(Reads.from_dict(json.loads(texts[READS])).present, project())
+        texts |= {TRACKED: to_json(tracked)} if tracked else {}
+        faults = {t.file: t.fault for t in tracked.values() if t.fault}
+        told = (f"What {file} tracks is not known: {fault}" for file, fault in faults.items())
+        summary = dataclasses.replace(summary, notes=(*summary.notes, *told))
     try:
         _record(run, summary, texts)
     except DeployError as e:
