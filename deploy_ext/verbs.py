@@ -74,6 +74,7 @@ from deploy_ext.judging import (
 )
 from .junit import junit
 from .jury import JUDGES, Evidence, aim, facts_of, must_hold
+from .lineage import Lineage, lineage
 from .making import fitted_on, here, make, split
 from .metrics import table
 from .moving import champions, move, settled
@@ -89,6 +90,7 @@ from deploy_ext.retrain import (
     carry_out,
     described,
     earlier,
+    fetched,
     opened,
     planned,
     seconds,
@@ -106,7 +108,7 @@ from .table import as_frame
 # %% auto #0
 __all__ = ['COMMANDS', 'F', 'PART', 'verb', 'fit', 'register', 'gates', 'Word', 'metrics', 'cases', 'validate', 'promote',
            'rollback', 'retrain', 'about', 'Started', 'init', 'up', 'predict', 'Explained', 'explain', 'status', 'down',
-           'NewKey', 'key_create', 'key_list', 'key_revoke', 'journal', 'Forgotten', 'journal_forget', 'drift',
+           'NewKey', 'key_create', 'key_list', 'key_revoke', 'journal', 'Forgotten', 'journal_forget', 'drift', 'Past',
            'history', 'Report', 'report', 'doctor']
 
 # %% ../nbs/50_verbs.ipynb #verbs-verb-code
@@ -500,6 +502,7 @@ def retrain(
     on_overlap: Annotated[str, Arg("when a job of this model is running: wait, skip or fail")] = "wait",
     resume: Annotated[str | None, Arg("go on with a job that did not end: its id, or last")] = None,
     force: Annotated[bool, Arg("run it, though an earlier job has done the same already")] = False,
+    dvc_pull: Annotated[bool, Arg("let DVC fetch the data before anything runs, in the time of the job")] = False,
     lenient: Annotated[bool, Arg("take parameters as papermill does: unknown names and any type")] = False,
     dry_run: Annotated[bool, Arg("show parameters and steps, and run nothing")] = False,
 ) -> Retrained:
@@ -520,16 +523,17 @@ def retrain(
         places = {"out": out, "kernel": kernel, "cwd": cwd, "promote": promote, "retries": retries, "backoff": pause}
         order = asked(str(notebook), parameters, file, lenient, **words, **limits, **places)
     if dry_run:
-        return planned(order)
+        return planned(order, dvc_pull)
     with alone(order.model or order.notebook, on_overlap) as free:
         if not free:
             return Retrained("-", "skipped", order.notebook, order.parameters, f"a job of {order.model} is running")
         if resume and (ended := ticket_of(resume)).ended:
             raise InvalidRequest(f"{ended.id} has ended, perhaps while this one waited. Run its notebook again.")
+        spent, told = fetched(order) if dvc_pull else (0.0, "")
         if not (resume or force) and (done := earlier(order, registry)):
-            return done
+            return dataclasses.replace(done, notes=(*filter(None, [told]), *done.notes))
         ticket = ticket_of(resume) if resume else opened(order, registry)
-        return carry_out(ticket, registry, lambda version, rules, why: _crown(str(version), why, rules))
+        return carry_out(ticket, registry, lambda made, rules, why: _crown(str(made), why, rules), spent, told)
 
 
 def about(option: Option, word: str) -> str:
@@ -890,22 +894,40 @@ def drift(
     return moved(bundle, kept, partly=True)
 
 # %% ../nbs/50_verbs.ipynb #verbs-history-code
+@dataclasses.dataclass(frozen=True, repr=False)
+class Past(Record):
+    """What happened to one version, and what it was made of."""
+
+    events: Listing
+    data: Lineage
+
+    def __repr__(self) -> str:
+        return f"{self.events!r}\n\n{self.data!r}"
+
+    def _repr_html_(self) -> str:
+        return self.events._repr_html_() + self.data._repr_html_()
+
+
 @verb
 def history(
-    name: Annotated[str, Arg("the model", "ref")],
+    name: Annotated[str, Arg("the model; or flights/3, for one version and the data that it was made of", "ref")],
     verify: Annotated[bool, Arg("prove the chain, and name a removed or altered event")] = False,
-) -> Listing:
-    """Show the ledger of a model: who moved what, when and why.
+) -> Any:
+    """Show the ledger of a model: who moved what, when and why; of one version also the files that it was made of.
 
     Raises `VerificationFailed` when `verify` finds it damaged.
     """
-    registry = _registry()
-    name = _bare(name)
+    registry, ref = _registry(), ModelRef.parse(name)
+    name = ref.name
+    version = registry.version(ref) if ref.alias or ref.version else None
     events = registry.events(name)
     if verify and (faults := registry.verify(name)):
         raise VerificationFailed(f"the ledger of {name} is damaged: " + "; ".join(faults), faults=faults)
     told = f"the chain of {len(events)} events is whole" if verify else ""
-    return Listing(f"{name}: {len(events)} events", tuple(events), told)
+    if version is None:
+        return Listing(f"{name}: {len(events)} events", tuple(events), told)
+    about = tuple(e for e in events if str(version.version) in (e.to, e.from_))
+    return Past(Listing(f"{version}: {len(about)} events", about, told), lineage(registry, version))
 
 # %% ../nbs/50_verbs.ipynb #verbs-report-code
 @dataclasses.dataclass(frozen=True, repr=False)
