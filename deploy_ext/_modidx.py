@@ -1504,6 +1504,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'deploy_ext.reads._hosts': ('reads.html#_hosts', 'deploy_ext/reads.py'),
                                   'deploy_ext.reads._import': ('reads.html#_import', 'deploy_ext/reads.py'),
                                   'deploy_ext.reads._inside': ('reads.html#_inside', 'deploy_ext/reads.py'),
+                                  'deploy_ext.reads._installed': ('reads.html#_installed', 'deploy_ext/reads.py'),
                                   'deploy_ext.reads._kept': ('reads.html#_kept', 'deploy_ext/reads.py'),
                                   'deploy_ext.reads._list': ('reads.html#_list', 'deploy_ext/reads.py'),
                                   'deploy_ext.reads._names': ('reads.html#_names', 'deploy_ext/reads.py'),

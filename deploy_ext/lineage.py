@@ -49,7 +49,8 @@ class Datum(Record):
 class Lineage(Record):
     """What a version was made of. data: SHA-256 of the rows that it was fitted on; commit: of the code.
 
-    told: what is not known, and why. fetch: the commands that bring the exact data back."""
+    told: what is not known, and why. fetch: the commands that bring the exact data back. The table leaves out the code
+    of libraries, which `environment.txt` in the job's run names with their versions."""
 
     version: str
     data: str | None = None
@@ -62,12 +63,14 @@ class Lineage(Record):
     fetch: tuple[str, ...] = ()
 
     def _title(self) -> str:
-        count = len(self.files)
+        count = sum(file.kind == "data" for file in self.files)
+        made = f" by job {self.job}" if self.job else ""
         rows = "" if self.rows is None else f", on {self.rows:,} rows"
-        return f"{self.version} was made{f' by job {self.job}' if self.job else ''} of {count} known files{rows}"
+        return f"{self.version} was made{made} of {count} known file{'' if count == 1 else 's'} of data{rows}"
 
     def _rows(self) -> list[dict[str, Any]]:
-        return [row for file in self.files for row in file._rows()]
+        shown = [file for file in self.files if file.kind == "data" or not os.path.isabs(file.path)]
+        return [row for file in shown for row in file._rows()]
 
     def _notes(self) -> str:
         lead = ["To have the data as it was:", *(f"  {command}" for command in self.fetch)] if self.fetch else []

@@ -340,11 +340,16 @@ _BY_PYTHON = {  # reader -> names of the files that pandas opens for it
 }
 
 
+def _installed(package: str) -> bool:
+    """Whether it is here at all: MLflow tries to import what it can use, and the attempt is told before it fails."""
+    return package in sys.modules or importlib.util.find_spec(package) is not None
+
+
 def _import(log: _Log, module: str, file: Any = None, *_: Any) -> Note | None:
     package = module.partition(".")[0]  # `importlib.import_module` tells of the modules inside only
-    if name := _ELSEWHERE.get(module) or _ELSEWHERE.get(package):
+    if (name := _ELSEWHERE.get(module) or _ELSEWHERE.get(package)) and _installed(package):
         return ("elsewhere", name, None)
-    if name := _FILES.get(module) or _FILES.get(package):
+    if (name := _FILES.get(module) or _FILES.get(package)) and _installed(package):
         _start(log)
         return ("reader", name, None)
     return _open(log, file, "r", 0) if isinstance(file, str) else None  # a module written in C

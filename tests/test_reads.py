@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import hashlib
 import http.server
@@ -22,7 +21,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import SECONDS, Kernel, kernel
+from kernels import SECONDS, ask, kernel
 
 from deploy_ext.core import InvalidRequest, digest
 from deploy_ext.reads import (
@@ -32,7 +31,6 @@ from deploy_ext.reads import (
     cacheable,
     changed,
     digest_of,
-    dvc_of,
     environment,
     named,
     report,
@@ -98,20 +96,6 @@ READERS = {
     "t.txt": "Path('data/t.txt').read_text()",
     "t.db": "sqlite3.connect('file:data/t.db?mode=ro', uri=True).execute('select * from t')",
 }
-
-
-def ask(k: Kernel, expression: str) -> Any:
-    """The value of an expression in the kernel, as a job asks: no cell is counted."""
-    reply = k.client.execute_interactive(
-        "",
-        silent=True,
-        store_history=False,
-        user_expressions={"value": expression},
-        timeout=SECONDS,
-        output_hook=lambda message: None,
-    )["content"]["user_expressions"]["value"]
-    assert reply["status"] == "ok", reply
-    return ast.literal_eval(reply["data"]["text/plain"])
 
 
 @LINUX
@@ -549,78 +533,3 @@ def test_two_kernels_of_one_run(data: Path) -> None:
     assert cacheable(both) == ""
     (data / "data" / "t.csv").write_text("x")
     assert cacheable(together(first, ran(data, "open('data/t.csv')"))) == "data/t.csv changed while it ran"
-
-
-def md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """Files as DVC 3.67 writes them."""
-    for name in (".dvc/cache/files/md5", "data", "raw/sub", "out"):
-        (tmp_path / name).mkdir(parents=True)
-    for name in ("data/f.csv", "data/g.csv", "out/big.csv", "raw/x.csv", "raw/sub/y.csv", "free.csv"):
-        (tmp_path / name).write_bytes(f"{name}\n".encode())
-    (tmp_path / ".dvc" / "config").write_text("[core]\n    analytics = false\n['remote \"local\"']\n    url = /r\n")
-    f, g, big = (md5(f"{name}\n".encode()) for name in ("data/f.csv", "data/g.csv", "out/big.csv"))
-    (tmp_path / "data" / "f.csv.dvc").write_text(f"outs:\n- md5: {f}\n  size: 11\n  hash: md5\n  path: f.csv\n")
-    listing = [{"md5": md5(f"raw/{name}\n".encode()), "relpath": name} for name in ("sub/y.csv", "x.csv")]
-    text = json.dumps(listing).encode()
-    (tmp_path / ".dvc" / "cache" / "files" / "md5" / md5(text)[:2]).mkdir()
-    (tmp_path / ".dvc" / "cache" / "files" / "md5" / md5(text)[:2] / f"{md5(text)[2:]}.dir").write_bytes(text)
-    (tmp_path / "raw.dvc").write_text(
-        f"outs:\n- md5: {md5(text)}.dir\n  size: 4\n  nfiles: 2\n  hash: md5\n  path: raw\n"
-    )
-    stages = {"prep": {"cmd": "x", "wdir": "data", "outs": ["g.csv"]}, "top": {"cmd": "x", "outs": ["out/big.csv"]}}
-    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
-    prep = "outs:\n    - path: g.csv\n      hash: md5\n      md5: " + g
-    top = "outs:\n    - path: out/big.csv\n      hash: md5\n      md5: " + big
-    lock = f"schema: '2.0'\nstages:\n  prep:\n    cmd: x\n    {prep}\n      size: 11\n"
-    (tmp_path / "dvc.lock").write_text(f"{lock}  top:\n    cmd: x\n    {top}\n      size: 12\n")
-    return tmp_path
-
-
-def reading(*paths: str) -> Reads:
-    return Reads("/p", tuple(Read(path) for path in paths))
-
-
-EVERY = ("data/f.csv", "data/g.csv", "out/big.csv", "raw/x.csv", "raw/sub/y.csv", "free.csv")
-
-
-def test_dvc(repository: Path) -> None:
-    told = dvc_of(reading(*EVERY), repository)
-    assert {k: (v["file"], v["path"], v["changed"]) for k, v in told.items()} == {
-        "data/f.csv": ("data/f.csv.dvc", "data/f.csv", False),
-        "data/g.csv": ("dvc.lock", "data/g.csv", False),
-        "out/big.csv": ("dvc.lock", "out/big.csv", False),
-        "raw/x.csv": ("raw.dvc", "raw", False),
-        "raw/sub/y.csv": ("raw.dvc", "raw", False),
-    }
-    assert told["raw/x.csv"]["md5"].endswith(".dir")
-    assert told["raw/x.csv"]["member"] == md5(b"raw/x.csv\n")
-    for name in EVERY:
-        (repository / name).write_bytes(f"{name}!".encode())
-    assert {v["changed"] for v in dvc_of(reading(*EVERY), repository).values()} == {True}
-
-
-def test_dvc_without_its_cache_elsewhere_and_broken(repository: Path) -> None:
-    (repository / ".dvc" / "cache").rename(repository / "store")
-    told = dvc_of(reading("raw/x.csv"), repository)["raw/x.csv"]
-    assert (told["changed"], told["member"]) == (None, None)
-    (repository / ".dvc" / "config.local").write_text("[cache]\n    dir = ../store\n")
-    assert dvc_of(reading("raw/x.csv"), repository)["raw/x.csv"]["changed"] is False
-    (repository / "raw" / "new.csv").write_text("")
-    assert dvc_of(reading("raw/new.csv"), repository)["raw/new.csv"]["changed"] is True
-    for broken in ("", "[", "- a", "outs: 3", "outs:\n- 3\n", "outs:\n- path: f.csv\n", "stages: 7", "\0"):
-        for name in ("data/f.csv.dvc", "dvc.lock", "dvc.yaml"):
-            (repository / name).write_text(broken)
-        assert "data/f.csv" not in dvc_of(reading("data/f.csv", "data/g.csv"), repository)
-
-
-def test_dvc_2_took_the_carriage_returns_out(tmp_path: Path) -> None:
-    (tmp_path / "f.csv").write_bytes(b"a\r\nb\r\n")
-    (tmp_path / "f.csv.dvc").write_text(
-        f"outs:\n- md5: {md5(b'a' + bytes([10]) + b'b' + bytes([10]))}\n  size: 6\n  path: f.csv\n"
-    )
-    assert dvc_of(reading("f.csv"), tmp_path)["f.csv"]["changed"] is False
