@@ -155,7 +155,7 @@ class Watch:
         if self.job.folder and self.job.python:
             _ask(client, "bool(__import__('deploy_ext.checkpoint'))")  # it compares with what is there before any cell
             folders = named(self.job.cells[i]["source"] for i in self.code)
-            _ask(client, f"__import__('deploy_ext.reads', fromlist=['watch']).watch({folders!r})")
+            _ask(client, f"__import__('deploy_ext.watching', fromlist=['watch']).watch({folders!r})")
         if self.first and self.job.folder:
             done = [i for i in self.code if i < self.first]
             again = replay([self.job.cells[i]["source"] for i in done])

@@ -24,6 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from .cache import cacheable, changed, digest_of, environment
 from .capture import git, noted
 from .checkpoint import digests, plan, read
 from deploy_ext.core import (
@@ -46,7 +47,7 @@ from .dvc import TRACKED, pull, repository, to_json
 from .job import DONE, READS, STATE, TRIAL, Job, Stopped, Watch, execute, stoppable, title
 from .junit import job_junit
 from .parameters import bind, code, declared, given, plain, table
-from .reads import Reads, cacheable, changed, digest_of, environment
+from .reads import Reads
 from .records import Record, Verdict, Version, cell
 from .registry import CHAMPION, Registry
 from .report import to_html

@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
@@ -23,26 +22,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernels import SECONDS, ask, kernel
 
+from deploy_ext.cache import cacheable, changed
 from deploy_ext.core import InvalidRequest, digest
-from deploy_ext.reads import (
-    Folder,
-    Read,
-    Reads,
-    cacheable,
-    changed,
-    digest_of,
-    environment,
-    named,
-    report,
-    together,
-)
+from deploy_ext.reads import Folder, Read, Reads, named, report, together
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="inotify is of Linux")
 
 
 def ran(folder: Path, source: str, memory: Path | None = None, watching: str = "", **environ: str) -> Reads:
     """What a process reads that runs `source` in `folder`."""
-    whole = f"from deploy_ext.reads import report, watch\nwatch({watching})\n{source}\n"
+    whole = f"from deploy_ext.reads import report\nfrom deploy_ext.watching import LOGS, watch\nwatch({watching})\n{source}\n"
     whole += f"print('\\n' + report({str(memory) if memory else None!r}).to_json())"
     surroundings = {**os.environ, "DEPLOY_EXT_PROJECT": str(folder), "OMP_NUM_THREADS": "1", **environ}
     script = [sys.executable, "-c", whole]
@@ -102,7 +91,7 @@ READERS = {
 def test_a_notebook_in_a_kernel(data: Path) -> None:
     (data / "features.py").write_text("LATE = 30\n")
     with kernel(data) as k:
-        ask(k, "__import__('deploy_ext.reads').reads.watch()")
+        ask(k, "__import__('deploy_ext.watching').watching.watch()")
         k.run("import sqlite3, glob, joblib, numpy as np, pandas as pd\nfrom pathlib import Path\nimport features")
         for reader in READERS.values():
             k.run(reader)
@@ -368,20 +357,32 @@ except OSError: pass
     assert told.unseen == ("something that could not be noted",)  # in a folder that is gone
 
 
-def test_watch_twice_and_not_at_all(data: Path) -> None:
-    told = ran(
-        data, "watch(); watch()\nopen('data/t.csv')\nassert len(__import__('deploy_ext.reads').reads._LOGS) == 1"
+def test_an_attempt_to_import_is_no_reader(data: Path) -> None:
+    assert (
+        ran(data, "for name in ('vaex', 'pymssql'):\n    try: __import__(name)\n    except ImportError: pass").unseen
+        == ()
     )
+
+
+@LINUX
+def test_our_own_listing_is_none(data: Path) -> None:
+    source = "import os, pandas as pd\npd.read_parquet('data/t.parquet')\nos.mkdir('new')\n"
+    source += "while not any(p.endswith('new') for p in list(LOGS[0].opened.folders.values())): pass"
+    assert ran(data, source).folders == ()
+
+
+def test_watch_twice_and_not_at_all(data: Path) -> None:
+    told = ran(data, "watch(); watch()\nopen('data/t.csv')\nassert len(LOGS) == 1")
     assert inside(told) == {"data/t.csv"}
     with pytest.raises(InvalidRequest, match="watch"):
         report()
 
 
 def test_the_import_is_cheap() -> None:
-    script = "import sys, deploy_ext.reads as r\n"
+    script = "import sys, deploy_ext.watching\n"
     script += "print([m for m in sys.modules if m.startswith('deploy_ext')], 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=SECONDS, check=True)
-    assert done.stdout.strip() == "['deploy_ext', 'deploy_ext.core', 'deploy_ext.records', 'deploy_ext.reads'] False"
+    assert done.stdout.strip() == "['deploy_ext', 'deploy_ext.core', 'deploy_ext.inotify', 'deploy_ext.watching'] False"
 
 
 def test_the_memory(data: Path) -> None:
@@ -448,81 +449,6 @@ def test_a_record_survives_json_and_tells_what_differs(
         which = more.draw(st.integers(0, len(read) - 1))
         (folder / str(which)).write_bytes(b"x" + (folder / str(which)).read_bytes())
         assert changed(told, folder) == f"{which} has changed"
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.dates(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-@given(VALUES, VALUES)
-def test_the_key_is_the_same_for_the_same_only(one: Any, other: Any) -> None:
-    def key(value: Any) -> str:
-        return digest_of(["x = 1"], {"x": value}, {})
-
-    assert key(one) == key(one)
-    assert (key(one) == key(other)) == (canonical_repr(one) == canonical_repr(other))
-
-
-def canonical_repr(value: Any) -> str:
-    if isinstance(value, dict):
-        return "dict" + repr(sorted((k, canonical_repr(v)) for k, v in value.items()))
-    return repr([canonical_repr(v) for v in value]) if isinstance(value, list) else repr(value)
-
-
-def test_what_makes_the_key(tmp_path: Path) -> None:
-    gates, other = tmp_path / "a.gates", tmp_path / "b.gates"
-    gates.write_text("roc_auc >= 0.7")
-    other.write_text("roc_auc >= 0.7")
-
-    def key(cells: tuple[str, ...] = ("a", "b"), secrets: tuple[str, ...] = (), **files: Path | None) -> str:
-        return digest_of(cells, {"n": 1, "token": "abc"}, environment(), secrets, files)
-
-    assert key(gates=gates) == key(gates=other) != key() != key(gates=None)
-    assert key(("a", "", "b ")) == key() != key(("b", "a"))
-    assert key(secrets=("token",)) != key()
-    other.write_text("roc_auc >= 0.8")
-    assert key(gates=gates) != key(gates=other)
-    assert digest_of(["'\udcff'"], {}, {}) != digest_of(["''"], {}, {})
-
-
-def test_the_environment(tmp_path: Path) -> None:
-    def installed(name: str, origin: dict[str, Any] | None = None, record: str = "") -> None:
-        place = tmp_path / f"{name}.dist-info"
-        place.mkdir(exist_ok=True)
-        (place / "RECORD").write_text(record)
-        if origin:
-            (place / "direct_url.json").write_text(json.dumps(origin))
-
-    installed("plain_One-1.0")
-    installed("vcs-2.0", {"url": "x", "vcs_info": {"vcs": "git", "commit_id": "abc"}})
-    installed("edit-3.0", {"url": "x", "dir_info": {"editable": True}})
-    installed("local-4.0", {"url": "x", "dir_info": {}}, "one")
-    script = "from deploy_ext.reads import environment; import json; print(json.dumps(environment()))"
-
-    def look() -> dict[str, str]:
-        environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
-        done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)
-
-    first = look()
-    assert (first["plain-one"], first["vcs"], first["edit"]) == ("1.0", "2.0 abc", "3.0 editable")
-    installed("local-4.0", record="two")
-    second = look()
-    assert [name for name in first if first[name] != second.get(name)] == ["local"]
-
-
-def test_the_environment_is_what_python_says() -> None:
-    import importlib.metadata
-
-    told = environment()
-    for distribution in importlib.metadata.distributions():
-        name = distribution.name.replace("_", "-").replace(".", "-").lower()
-        if name in told:
-            assert told[name].split()[0] == importlib.metadata.version(distribution.name)
-    assert {"numpy", "pandas", "mlflow"} <= set(told)
 
 
 def test_two_kernels_of_one_run(data: Path) -> None:
