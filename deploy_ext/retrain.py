@@ -419,10 +419,10 @@ def fetched(order: Order) -> tuple[float, str]:
     Raises as `pull`; nothing was run then."""
     near, began = Path(order.notebook).absolute().parent, time.monotonic()
     place = near if repository(near) else project()
-    aside(f"dvc pull in {place}\n")
     try:
-        with stoppable():
-            told = pull(place, order.timeout)
+        with stoppable(), alone(f"dvc pull in {place}", "wait"):  # DVC itself gives up after three seconds
+            aside(f"dvc pull in {place}\n")
+            told = pull(place, order.timeout and max(order.timeout - (time.monotonic() - began), 0))
     except Stopped:
         raise TimedOut("dvc pull was stopped by SIGTERM; nothing was run") from None
     return time.monotonic() - began, f"dvc pull: {told}"
