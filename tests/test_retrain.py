@@ -60,7 +60,7 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 @pytest.mark.server
 def test_a_job_moves_the_endpoint_and_one_that_is_refused_does_not(story: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(story / "step.md"))
     book = notebook(
         story / "train.ipynb",
