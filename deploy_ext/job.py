@@ -27,8 +27,8 @@ from .report import own_kernel
 from .secret import PREFIX, Scrubber
 
 # %% auto #0
-__all__ = ['SHARE', 'ALLOWANCE', 'TRIAL', 'STATE', 'READS', 'DONE', 'title', 'Halt', 'Job', 'Watch', 'Stopped', 'stoppable',
-           'execute']
+__all__ = ['SHARE', 'ALLOWANCE', 'TRIAL', 'STATE', 'READS', 'DONE', 'title', 'Halt', 'Job', 'Watch', 'side_by_side', 'Stopped',
+           'stoppable', 'execute']
 
 # %% ../nbs/43_job.ipynb #job-title-code
 _TITLE = 60  # characters
@@ -188,7 +188,7 @@ class Watch:
         if self.job.folder and self.job.python:
             _ask(client, "bool(__import__('deploy_ext.checkpoint'))")  # it compares with what is there before any cell
             folders = named(self.job.cells[i]["source"] for i in self.code)
-            _ask(client, f"__import__('deploy_ext.reads', fromlist=['watch']).watch({folders!r})")
+            _ask(client, f"__import__('deploy_ext.watching', fromlist=['watch']).watch({folders!r})")
         if self.first and self.job.folder:
             done = [i for i in self.code if i < self.first]
             again = replay([self.job.cells[i]["source"] for i in done])
@@ -291,6 +291,13 @@ class _Live:
     def close(self) -> None:
         """Show what still waits."""
         aside(self.stream.close() if self.stream else "")
+
+
+def side_by_side() -> contextlib.AbstractContextManager[Any]:
+    """For jobs in several threads: papermill sets a folder for all of them, and must set it once."""
+    from papermill.iorw import local_file_io_cwd
+
+    return local_file_io_cwd()
 
 
 @lru_cache(maxsize=1)

@@ -22,11 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .capture import git
+from .cache import cacheable, changed, digest_of, environment
+from .capture import git, noted
 from .checkpoint import digests, plan, read
 from deploy_ext.core import (
     DeployError,
     InvalidRequest,
+    TimedOut,
+    aside,
     digest,
     progress,
     project,
@@ -35,11 +38,12 @@ from deploy_ext.core import (
     write_atomic,
 )
 from .draft import JOB
-from .job import DONE, READS, STATE, Halt, Job, Watch, execute, title
+from .dvc import TRACKED, pull, repository, to_json
+from .job import DONE, READS, STATE, Halt, Job, Stopped, Watch, execute, stoppable, title
 from .junit import job_junit
-from .order import Order, Ticket, fetched, load, new_id, prepared, tickets
+from .order import Order, Ticket, alone, fetched, load, new_id, prepared, tickets
 from .parameters import declared, table
-from .reads import Reads, cacheable, changed, digest_of, dvc_of, environment
+from .reads import Reads
 from .records import Version
 from .registry import CHAMPION, Registry
 from .report import to_html
@@ -48,15 +52,15 @@ from .secret import resolve
 from .summary import BY_CODE, Retrained
 
 # %% auto #0
-__all__ = ['Promote', 'planned', 'key_of', 'earlier', 'opened', 'run_of', 'may_pass', 'candidate', 'settle', 'failed',
+__all__ = ['Promote', 'planned', 'key_of', 'earlier', 'pulled', 'opened', 'run_of', 'may_pass', 'candidate', 'settle', 'failed',
            'carry_out', 'keep']
 
 # %% ../nbs/49_retrain.ipynb #retrain-plan-code
-def planned(order: Order) -> Retrained:
+def planned(order: Order, dvc_pull: bool = False) -> Retrained:
     """What would happen, without anything happening."""
     book = prepared(order)
     cells = sum(c["cell_type"] == "code" for c in book["cells"])
-    steps = [f"run {cells} cells of {order.notebook}"]
+    steps = [*(["dvc pull"] if dvc_pull else []), f"run {cells} cells of {order.notebook}"]
     if order.data:
         steps.append(f"validate the version of {order.model} that they register, on {order.data}")
     if order.promote:
@@ -103,6 +107,21 @@ def _there(registry: Registry, version: str | None) -> bool:
     with contextlib.suppress(InvalidRequest):
         return version is None or bool(registry.version(version))
     return False
+
+# %% ../nbs/49_retrain.ipynb #retrain-pulled-code
+def pulled(order: Order) -> tuple[float, str]:
+    """Let DVC fetch the data around the notebook, or else the project; the seconds that it took, and its words.
+
+    Raises as `pull`; nothing was run then."""
+    near, began = Path(order.notebook).absolute().parent, time.monotonic()
+    place = near if repository(near) else project()
+    try:
+        with stoppable(), alone(f"dvc pull in {place}", "wait"):  # DVC itself gives up after three seconds
+            aside(f"dvc pull in {place}\n")
+            told = pull(place, order.timeout and max(order.timeout - (time.monotonic() - began), 0))
+    except Stopped:
+        raise TimedOut("dvc pull was stopped by SIGTERM; nothing was run") from None
+    return time.monotonic() - began, f"dvc pull: {told}"
 
 # %% ../nbs/49_retrain.ipynb #retrain-begin-code
 def opened(order: Order, sweep: str = "", name: str = "") -> Ticket:
@@ -342,14 +361,21 @@ def _outcome(course: _Course, registry: Registry, promote: Promote) -> dict[str,
 
 
 def carry_out(
-    ticket: Ticket, registry: Registry, promote: Promote, halt: Halt | None = None, parent: str = ""
+    ticket: Ticket,
+    registry: Registry,
+    promote: Promote,
+    halt: Halt | None = None,
+    parent: str = "",
+    before: tuple[float, str] = (0.0, ""),
 ) -> Retrained:
     """Run the job of a ticket to its end; the summary. Errors of the job are in it, they are not raised.
 
     halt, parent: of a trial, which shows nothing by itself: what stops it together with others, and their MLflow run.
+    before: seconds of its time that are over already, and what was done in them.
     """
     with ThreadPoolExecutor(1) as beside:
-        course = _Course(ticket, beside.submit(run_of, ticket, registry, parent), halt)
+        course = _Course(ticket, beside.submit(run_of, ticket, registry, parent), halt, time.monotonic() - before[0])
+        course.notes += [before[1]] if before[1] else []
         found = _outcome(course, registry, promote)
         return _finished(course, registry, found)
 
@@ -443,8 +469,10 @@ def _texts(ticket: Ticket, summary: Retrained, paged: bool) -> tuple[dict[str, s
         trouble = (f"There is no page of it: {e}",)
     names = ("summary.json", "summary.txt", "junit.xml", "executed.ipynb", "executed.html", READS)
     texts = {name: (folder / name).read_text() for name in names if (folder / name).exists()}
-    if READS in texts and (tracked := dvc_of(Reads.from_dict(json.loads(texts[READS])), project())):
-        texts["dvc.json"] = json.dumps(tracked)
+    if READS in texts and (tracked := noted(Reads.from_dict(json.loads(texts[READS])).present, project())):
+        texts[TRACKED] = to_json(tracked)
+        faults = {t.file: t.fault for t in tracked.values() if t.fault}
+        trouble += tuple(f"What {file} tracks is not known: {fault}" for file, fault in faults.items())
     return texts, trouble
 
 

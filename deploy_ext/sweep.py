@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .core import DeployError, InvalidRequest, TimedOut, progress, write_atomic
-from .job import Halt, Stopped, stoppable
+from .job import Halt, Stopped, side_by_side, stoppable
 from .order import Order, Ticket, asked, load, new_id, seen
 from .parameters import declared, grid
 from .records import Record, Verdict, Version, cell
@@ -350,11 +350,9 @@ def _settled(sweep: _Sweep, trials: tuple[Retrained, ...], registry: Registry, p
 
 def carry_out_sweep(ticket: Ticket, plan: Plan, registry: Registry, promote: Promote) -> Swept:
     """Run all trials of a sweep, or those that had not ended, and do what was asked with the best; the summary."""
-    from papermill.iorw import local_file_io_cwd  # it sets a folder for all threads, and must set it once
-
     run = run_of(ticket, registry)
     halt = Halt(threads=max(1, (os.cpu_count() or 1) // plan.jobs))
-    with stoppable(), local_file_io_cwd(), ThreadPoolExecutor(plan.jobs) as pool:
+    with stoppable(), side_by_side(), ThreadPoolExecutor(plan.jobs) as pool:
         sweep = _Sweep(dataclasses.replace(ticket, run=run.id), plan, run, pool, halt)
         try:
             sweep.go()

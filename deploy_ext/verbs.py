@@ -74,6 +74,7 @@ from deploy_ext.judging import (
 )
 from .junit import junit
 from .jury import JUDGES, Evidence, aim, facts_of, must_hold
+from .lineage import Lineage, lineage
 from .making import fitted_on, here, make, split
 from .metrics import table
 from .moving import champions, move, settled
@@ -83,7 +84,7 @@ from .records import Endpoint, Event, Listing, ModelRef, Record, Verdict, Versio
 from .registry import CHAMPION, Registry
 from .report import serve as publish
 from .report import write as write_report
-from .retrain import carry_out, earlier, opened, planned
+from .retrain import carry_out, earlier, opened, planned, pulled
 from .scored import trivial
 from .serve import keys
 from .serve.journal import journal_folder, salt_of
@@ -98,7 +99,7 @@ from .table import as_frame
 # %% auto #0
 __all__ = ['COMMANDS', 'F', 'PART', 'verb', 'fit', 'register', 'gates', 'Word', 'metrics', 'cases', 'validate', 'promote',
            'rollback', 'retrain', 'about', 'Started', 'init', 'up', 'predict', 'Explained', 'explain', 'status', 'down',
-           'NewKey', 'key_create', 'key_list', 'key_revoke', 'journal', 'Forgotten', 'journal_forget', 'drift',
+           'NewKey', 'key_create', 'key_list', 'key_revoke', 'journal', 'Forgotten', 'journal_forget', 'drift', 'Past',
            'history', 'Report', 'report', 'doctor']
 
 # %% ../nbs/50_verbs.ipynb #verbs-verb-code
@@ -496,6 +497,7 @@ def retrain(
     on_overlap: Annotated[str, Arg("when a job of this model is running: wait, skip or fail")] = "wait",
     resume: Annotated[str | None, Arg("go on with a job that did not end: its id, or last")] = None,
     force: Annotated[bool, Arg("run it, though an earlier job has done the same already")] = False,
+    dvc_pull: Annotated[bool, Arg("let DVC fetch the data before anything runs, in the time of the job")] = False,
     lenient: Annotated[bool, Arg("take parameters as papermill does: unknown names and any type")] = False,
     dry_run: Annotated[bool, Arg("show parameters and steps, and run nothing")] = False,
 ) -> Retrained | Swept:
@@ -522,17 +524,19 @@ def retrain(
         else:
             order = asked(str(notebook), parameters, file, lenient, **told)
     if dry_run:
-        return swept_plan(order, plan) if plan else planned(order)
+        return swept_plan(order, plan) if plan else planned(order, dvc_pull)
     with alone(order.model or order.notebook, on_overlap) as free:
         if not free:
             return Retrained("-", "skipped", order.notebook, order.parameters, f"a job of {order.model} is running")
         if resume and (ended := ticket_of(resume)).ended:
             raise InvalidRequest(f"{ended.id} has ended, perhaps while this one waited. Run its notebook again.")
-        return _carried(order, plan, resume, force)
+        return _carried(order, plan, resume, force, pulled(order) if dvc_pull else (0.0, ""))
 
 
-def _carried(order: Order, plan: Plan | None, resume: str | None, force: bool) -> Retrained | Swept:
-    """Run what was asked for, or answer it from an earlier job."""
+def _carried(
+    order: Order, plan: Plan | None, resume: str | None, force: bool, before: tuple[float, str]
+) -> Retrained | Swept:
+    """Run what was asked for, or answer it from an earlier job. before: see `carry_out`."""
     registry = _registry()
 
     def crown(version: Version, rules: Path | None, why: str) -> Version:
@@ -541,8 +545,8 @@ def _carried(order: Order, plan: Plan | None, resume: str | None, force: bool) -
     if plan:
         return carry_out_sweep(ticket_of(resume) if resume else begun(order, plan), plan, registry, crown)
     if not (resume or force) and (done := earlier(order, registry)):
-        return done
-    return carry_out(ticket_of(resume) if resume else opened(order), registry, crown)
+        return dataclasses.replace(done, notes=(*filter(None, before[1:]), *done.notes))
+    return carry_out(ticket_of(resume) if resume else opened(order), registry, crown, before=before)
 
 
 def about(option: Option, word: str) -> str:
@@ -903,22 +907,40 @@ def drift(
     return moved(bundle, kept, partly=True)
 
 # %% ../nbs/50_verbs.ipynb #verbs-history-code
+@dataclasses.dataclass(frozen=True, repr=False)
+class Past(Record):
+    """What happened to one version, and what it was made of."""
+
+    events: Listing
+    data: Lineage
+
+    def __repr__(self) -> str:
+        return f"{self.events!r}\n\n{self.data!r}"
+
+    def _repr_html_(self) -> str:
+        return self.events._repr_html_() + self.data._repr_html_()
+
+
 @verb
 def history(
-    name: Annotated[str, Arg("the model", "ref")],
+    name: Annotated[str, Arg("the model; or flights/3, for one version and the data that it was made of", "ref")],
     verify: Annotated[bool, Arg("prove the chain, and name a removed or altered event")] = False,
-) -> Listing:
-    """Show the ledger of a model: who moved what, when and why.
+) -> Any:
+    """Show the ledger of a model: who moved what, when and why; of one version also the files that it was made of.
 
     Raises `VerificationFailed` when `verify` finds it damaged.
     """
-    registry = _registry()
-    name = _bare(name)
+    registry, ref = _registry(), ModelRef.parse(name)
+    name = ref.name
+    version = registry.version(ref) if ref.alias or ref.version else None
     events = registry.events(name)
     if verify and (faults := registry.verify(name)):
         raise VerificationFailed(f"the ledger of {name} is damaged: " + "; ".join(faults), faults=faults)
     told = f"the chain of {len(events)} events is whole" if verify else ""
-    return Listing(f"{name}: {len(events)} events", tuple(events), told)
+    if version is None:
+        return Listing(f"{name}: {len(events)} events", tuple(events), told)
+    about = tuple(e for e in events if str(version.version) in (e.to, e.from_))
+    return Past(Listing(f"{version}: {len(about)} events", about, told), lineage(registry, version))
 
 # %% ../nbs/50_verbs.ipynb #verbs-report-code
 @dataclasses.dataclass(frozen=True, repr=False)

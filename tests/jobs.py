@@ -11,6 +11,7 @@ from typing import Any
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+import deploy_ext
 from deploy_ext.summary import Retrained
 
 PARAMETERS = "months: int = 3  # how many months of flights\nseed: int = 0"
@@ -29,6 +30,20 @@ def outputs(job: Retrained) -> str:
     """All that the cells of the executed copy have printed."""
     cells = nbformat.read(job.executed, as_version=4).cells
     return "".join(o.get("text", "") for c in cells if c.cell_type == "code" for o in c.outputs)
+
+
+def retrain(book: str, *parameters: str, **told: Any) -> Retrained:
+    """A job in this process."""
+    found = deploy_ext.retrain(book, parameters, **told)
+    assert isinstance(found, Retrained)
+    return found
+
+
+def resumed(word: str, **told: Any) -> Retrained:
+    """A job that goes on."""
+    found = deploy_ext.retrain(resume=word, **told)
+    assert isinstance(found, Retrained)
+    return found
 
 
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:

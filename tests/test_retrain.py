@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,29 +11,20 @@ from xml.etree import ElementTree
 
 import nbformat
 import pytest
-from jobs import notebook, outputs, started
+from jobs import notebook, outputs, resumed, retrain, started
 from stories import until
 
 import deploy_ext
 from deploy_ext.core import InvalidRequest
 from deploy_ext.order import alone, ticket_of, tickets
 from deploy_ext.registry import Registry
-from deploy_ext.summary import Retrained
-
-
-def retrain(book: str, *parameters: str, **told: Any) -> Retrained:
-    """A job in this process."""
-    found = deploy_ext.retrain(book, parameters, **told)
-    assert isinstance(found, Retrained)
-    return found
-
 
 # the whole story
 
 
 @pytest.mark.server
 def test_a_job_moves_the_endpoint_and_one_that_is_refused_does_not(story: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(story / "step.md"))
     book = notebook(
         story / "train.ipynb",
@@ -112,7 +104,7 @@ def test_what_cannot_be_begun_is_told_before_anything_runs(tmp_path: Path) -> No
     with pytest.raises(InvalidRequest, match=r"train\.ipynb"):
         retrain(str(tmp_path / "trian.ipynb"))
     with pytest.raises(InvalidRequest, match="no job 'yesterday'"):
-        deploy_ext.retrain(resume="yesterday")
+        resumed("yesterday")
     with pytest.raises(InvalidRequest, match="--resume"):
         deploy_ext.retrain()
     assert tickets() == []
@@ -199,16 +191,16 @@ def test_killed_in_cell_k_it_ends_as_if_nothing_had_been(tmp_path: Path, undistu
     job.kill()
     job.wait()
     (tmp_path / "stop").unlink()
-    again = deploy_ext.retrain(resume="last")
+    again = resumed("last")
     assert again.outcome == "done", again
     assert "told" in undisturbed and outputs(again) == undisturbed
     assert again.ran == 6 - k, again.notes
     assert log.read_text() == "".join(map(str, [*range(1, k + 1), *range(k, 6)]))
     assert not list(tmp_path.rglob("*.pkl"))  # the state is gone when nobody needs it
     with pytest.raises(InvalidRequest, match="all have ended"):
-        deploy_ext.retrain(resume="last")
+        resumed("last")
     with pytest.raises(InvalidRequest, match="has ended"):
-        deploy_ext.retrain(resume=again.job)
+        resumed(again.job)
 
 
 def test_sigterm_ends_it_with_its_state_saved(tmp_path: Path) -> None:
@@ -223,7 +215,7 @@ def test_sigterm_ends_it_with_its_state_saved(tmp_path: Path) -> None:
     assert (told["outcome"], told["exit_code"]) == ("timed out", 7) and "SIGTERM" in told["told"]
     assert f"--resume {told['job']}" in " ".join(told["notes"])
     (tmp_path / "stop").unlink()
-    again = deploy_ext.retrain(resume=told["job"])
+    again = resumed(told["job"])
     assert (again.outcome, again.ran) == ("done", 1)
 
 
@@ -232,7 +224,7 @@ def test_an_edited_notebook_goes_on_before_the_first_edited_cell(tmp_path: Path)
     assert retrain(notebook(tmp_path / "train.ipynb", *cells)).outcome == "failed"
     cells[1], cells[3] = "b = a + 10", "print('sum', a + b + c)"
     notebook(tmp_path / "train.ipynb", *cells)
-    again = deploy_ext.retrain(resume="last")
+    again = resumed("last")
     assert (again.outcome, again.ran) == ("done", 3)
     assert "sum 24" in outputs(again)
 
@@ -243,7 +235,7 @@ def test_what_cannot_be_kept_leads_back_to_the_cell_before_it(tmp_path: Path) ->
     failed = retrain(notebook(tmp_path / "train.ipynb", *cells))
     assert any("cell 3: `f`, an open file" in note and "after cell 2" in note for note in failed.notes)
     notebook(tmp_path / "train.ipynb", *cells[:3], "print('read', a, b, next(f))")
-    again = deploy_ext.retrain(resume="last")
+    again = resumed("last")
     assert (again.outcome, again.ran) == ("done", 3) and "read 1 one\n two" in outputs(again)
 
 

@@ -1,4 +1,4 @@
-"""Sweeps: several jobs of one notebook at a time, the best of them at the gates, and what is left when all is stopped."""
+"""Sweeps: jobs of one notebook, several at a time, the best at the gates, and what is left when all is stopped."""
 
 from __future__ import annotations
 
