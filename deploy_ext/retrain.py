@@ -39,10 +39,13 @@ from deploy_ext.core import (
     whoami,
     write_atomic,
 )
+from .declaration import declared
 from .draft import JOB, PARENT
+from .given import given
 from .job import DONE, READS, STATE, TRIAL, Job, Watch, execute, title
 from .junit import job_junit
-from .parameters import bind, code, declared, given, plain, table
+from .literals import plain
+from .parameters import bind, code, table
 from .reads import Reads, cacheable, changed, digest_of, dvc_of, environment
 from .records import Record, Verdict, Version, cell
 from .registry import CHAMPION, Registry
@@ -51,8 +54,8 @@ from .runs import Run, begin, made_by, resume
 from .secret import resolve
 
 # %% auto #0
-__all__ = ['CODES', 'Promote', 'Order', 'load', 'prepared', 'Ticket', 'tickets', 'ticket_of', 'alone', 'Retrained', 'seconds',
-           'asked', 'described', 'planned', 'key_of', 'earlier', 'opened', 'may_pass', 'candidate', 'carry_out']
+__all__ = ['CODES', 'Promote', 'Order', 'load', 'prepared', 'Ticket', 'tickets', 'ticket_of', 'alone', 'Retrained', 'asked',
+           'described', 'planned', 'key_of', 'earlier', 'opened', 'may_pass', 'candidate', 'carry_out']
 
 # %% ../nbs/49_retrain.ipynb #retrain-order-code
 @dataclass(frozen=True, repr=False)
@@ -299,19 +302,6 @@ def _escaped(text: Any) -> str:
     return " ".join(str(text).replace("|", "\\|").replace("<", "&lt;").split())
 
 # %% ../nbs/49_retrain.ipynb #retrain-ordered-code
-_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|m|h|d)?")
-_UNITS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def seconds(said: str | float | None, what: str) -> float | None:
-    """The seconds that `30s`, `5m`, `2h` or a number mean. Raises `InvalidRequest`."""
-    if said is None or isinstance(said, (int, float)):
-        return said
-    if found := _DURATION.fullmatch(said.strip()):
-        return float(found[1]) * _UNITS[found[2]]
-    raise InvalidRequest(f"{what} '{said}' is no length of time. Type 30s, 5m or 2h.")
-
-
 def asked(notebook: str, values: Any, file: Path | None, lenient: bool, **more: Any) -> Order:
     """The order for a notebook with the given values of its parameters. Raises `InvalidRequest` with every fault."""
     book = load(notebook)

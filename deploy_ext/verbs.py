@@ -38,6 +38,7 @@ from deploy_ext.core import (
     now,
     progress,
     project,
+    seconds,
     settings,
     whoami,
     write_atomic,
@@ -91,7 +92,6 @@ from deploy_ext.retrain import (
     earlier,
     opened,
     planned,
-    seconds,
     ticket_of,
 )
 from .scored import trivial
