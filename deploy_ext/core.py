@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['T', 'UNITS', 'DeployError', 'InvalidRequest', 'GateFailed', 'ContractViolated', 'NotebookFailed', 'EndpointFailed',
-           'TimedOut', 'VerificationFailed', 'meant', 'nearest', 'pick', 'seconds', 'need', 'canonical', 'digest',
-           'write_atomic', 'Settings', 'project', 'home', 'settings', 'whoami', 'now', 'progress', 'aside']
+           'TimedOut', 'VerificationFailed', 'one_line', 'meant', 'nearest', 'pick', 'seconds', 'need', 'canonical',
+           'digest', 'write_atomic', 'Settings', 'project', 'home', 'settings', 'whoami', 'now', 'progress', 'aside']
 
 # %% ../nbs/00_core.ipynb #core-imports
 import contextlib
@@ -95,6 +95,15 @@ class VerificationFailed(DeployError):
     """A bundle, a digest or a reload is not what it claims to be."""
 
     exit_code = 8
+
+# %% ../nbs/00_core.ipynb #core-one-line-code
+def one_line(error: BaseException) -> str:
+    """An error on one line; it may be one whose text fails as well."""
+    try:
+        text = str(error).strip()
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
 
 # %% ../nbs/00_core.ipynb #core-nearest-code
 T = TypeVar("T")

@@ -20,9 +20,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import Saved, replay
+from .checkpoint import Saved
 from .core import DeployError, NotebookFailed, TimedOut, aside, write_atomic
 from .reads import named
+from .replay import replay
 from .report import own_kernel
 from .secret import PREFIX, Scrubber
 

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from .capture import git
-from .checkpoint import digests, plan, read
 from deploy_ext.core import (
     DeployError,
     InvalidRequest,
@@ -49,9 +48,11 @@ from .parameters import bind, code, table
 from .reads import Reads, cacheable, changed, digest_of, dvc_of, environment
 from .records import Record, Verdict, Version, cell
 from .registry import CHAMPION, Registry
+from .replay import digests, plan
 from .report import to_html
 from .runs import Run, begin, made_by, resume
 from .secret import resolve
+from .state import read
 
 # %% auto #0
 __all__ = ['CODES', 'Promote', 'Order', 'load', 'prepared', 'Ticket', 'tickets', 'ticket_of', 'alone', 'Retrained', 'asked',
