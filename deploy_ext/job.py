@@ -25,7 +25,8 @@ from .core import DeployError, NotebookFailed, TimedOut, aside, write_atomic
 from .reads import named
 from .replay import replay
 from .report import own_kernel
-from .secret import PREFIX, Scrubber
+from .scrubber import Scrubber
+from .secret import PREFIX
 
 # %% auto #0
 __all__ = ['SHARE', 'ALLOWANCE', 'TRIAL', 'STATE', 'READS', 'DONE', 'title', 'Job', 'Watch', 'Stopped', 'execute']
