@@ -18,7 +18,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import unquote
 
 from . import inputs, targets
@@ -83,25 +83,16 @@ from .records import Endpoint, Event, Listing, ModelRef, Record, Verdict, Versio
 from .registry import CHAMPION, Registry
 from .report import serve as publish
 from .report import write as write_report
-from deploy_ext.retrain import (
-    Retrained,
-    alone,
-    asked,
-    carry_out,
-    described,
-    earlier,
-    opened,
-    planned,
-    ticket_of,
-)
 from .scored import trivial
 from .serve import keys
 from .serve.journal import journal_folder, salt_of
 from .serve.keys import Key
 from .serve.runtime import borrow
 from .simple import simply
-from .starters import Told, next_steps, starter, write
 from .table import as_frame
+
+if TYPE_CHECKING:
+    from deploy_ext.retrain import Retrained
 
 # %% auto #0
 __all__ = ['COMMANDS', 'F', 'PART', 'verb', 'fit', 'register', 'gates', 'Word', 'metrics', 'cases', 'validate', 'promote',
@@ -508,6 +499,8 @@ def retrain(
     Returns the summary, whose outcome is the exit code: 0 promoted or nothing asked, 3 gates refused, 4 contract
     violated, 5 a cell failed, 6 an endpoint failed, 7 timed out. Raises `InvalidRequest` for what cannot be begun.
     """
+    from deploy_ext.retrain import Retrained, alone, asked, carry_out, earlier, opened, planned, ticket_of
+
     if (notebook is None) == (resume is None):
         raise InvalidRequest("retrain needs a notebook, or --resume with the id of a job. Type: retrain train.ipynb")
     registry = _registry()
@@ -534,6 +527,8 @@ def retrain(
 
 def about(option: Option, word: str) -> str:
     """What help tells of the thing that `word` names: the parameters of a notebook."""
+    from deploy_ext.retrain import described
+
     return described(word) if option.kind == "notebook" else ""
 
 # %% ../nbs/50_verbs.ipynb #verbs-init-code
@@ -576,6 +571,8 @@ def init(
 
     A file that is there and differs is left alone, and `InvalidRequest` raised, unless `force`.
     """
+    from deploy_ext.starters import Told, next_steps, starter, write
+
     kinds = {"github": github, "gitlab": gitlab, "cron": cron, "kubernetes": kubernetes, "systemd": systemd}
     chosen = [kind for kind, said in kinds.items() if said]
     if len(chosen) > 1:
