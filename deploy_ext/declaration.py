@@ -10,7 +10,6 @@ import contextlib
 import io
 import re
 import tokenize
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,6 +30,7 @@ from deploy_ext.kinds import (
 )
 from .literals import as_source, quoted, writable
 from .records import Record
+from .syntax import begun, magic_of, source_of, tree
 
 # %% auto #0
 __all__ = ['TAG', 'HIDDEN', 'Parameter', 'declared']
@@ -87,52 +87,6 @@ class Parameter(Record):
         return ""
 
 # %% ../nbs/42_declaration.ipynb #declaration-cell-code
-_MAGIC = re.compile(r"(\s*)(?:([^\W\d]\w*(?:\s*,\s*\w+)*)\s*=\s*)?([%!].*|\?.*|.*\?\s*)")
-_FLAGS = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-
-
-def _text(cell: Mapping[str, Any]) -> str:
-    """The source of a cell with line ends as Python counts them."""
-    source = cell.get("source", "")
-    source = source if isinstance(source, str) else "".join(source)
-    return source.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _without_magic(line: str) -> str | None:
-    """A line of IPython as one of Python; None if it is none."""
-    m = _MAGIC.fullmatch(line)
-    return m and (f"{m[1]}{m[2]} = __magic__({m[3]!r})" if m[2] else f"{m[1]}pass")
-
-
-def _tree(source: str) -> tuple[str, ast.Module]:
-    """The source without magics, and its tree. Raises `SyntaxError`."""
-    lines = source.split("\n")
-    while True:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return "\n".join(lines), compile("\n".join(lines), "<parameters>", "exec", _FLAGS, dont_inherit=True)
-        except SyntaxError as e:
-            at = min(max(e.lineno or 1, 1), len(lines)) - 1
-            line = _without_magic(lines[at])
-            if line is None or line == lines[at]:
-                raise
-            lines[at] = line
-        except (ValueError, MemoryError, RecursionError) as e:
-            raise SyntaxError(str(e) or "it is nested too deeply") from e
-
-
-def _begun(source: str) -> tuple[str, ast.Module]:
-    """As `_tree`, of so much of the source, from its start, as can be parsed."""
-    lines = source.split("\n")
-    while lines:
-        try:
-            return _tree("\n".join(lines))
-        except SyntaxError as e:
-            lines = lines[: min(max((e.lineno or 1) - 1, 0), len(lines) - 1)]
-    return "", ast.Module([], [])
-
-
 def _comments(source: str) -> dict[int, tuple[str, bool]]:
     """Line -> its comment, and whether it has the line for itself."""
     found: dict[int, tuple[str, bool]] = {}
@@ -168,7 +122,7 @@ def _typed_comment(text: str, scope: Scope) -> tuple[Kind | None, str]:
 def _is_code(comment: str) -> bool:
     """Is it a parameter that was commented out, or a ruler?"""
     try:
-        return not re.search(r"\w", comment) or isinstance(_tree(comment)[1].body[0], ast.Assign)
+        return not re.search(r"\w", comment) or isinstance(tree(comment)[1].body[0], ast.Assign)
     except (SyntaxError, IndexError):
         return False
 
@@ -259,8 +213,8 @@ def _unpacked(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr
 
 def _default(node: ast.expr, source: str) -> tuple[Any, bool]:
     """A default's value; or the source text of the expression, and True."""
-    if isinstance(node, ast.Call) and dotted(node.func) == "__magic__":
-        return ast.literal_eval(node.args[0]), True
+    if line := magic_of(node):
+        return line, True
     try:
         return writable(ast.literal_eval(node)), False
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -282,9 +236,9 @@ def declared(notebook: Mapping[str, Any], lenient: bool = False, secrets: Iterab
         return ()
     scope = Scope()
     for cell in cells[:at]:
-        for node in _statements(_begun(_text(cell))[1].body):
+        for node in _statements(begun(source_of(cell))[1].body):
             _learn(node, scope)
-    return tuple(_read(*_parsed(_text(cells[at]), lenient), scope, set(secrets)).values())
+    return tuple(_read(*_parsed(source_of(cells[at]), lenient), scope, set(secrets)).values())
 
 
 def _speaks_python(metadata: Mapping[str, Any]) -> bool:
@@ -294,10 +248,10 @@ def _speaks_python(metadata: Mapping[str, Any]) -> bool:
 
 def _parsed(source: str, lenient: bool) -> tuple[str, ast.Module]:
     try:
-        return _tree(source)
+        return tree(source)
     except SyntaxError as e:
         if lenient or source.lstrip().startswith("%%"):  # a cell of another language
-            return _begun(source)
+            return begun(source)
         line = (source.split("\n")[(e.lineno or 1) - 1 :] or [""])[0].strip()
         raise InvalidRequest(
             f"the cell tagged '{TAG}' cannot be parsed: {e.msg}, line {e.lineno or 1}: {quoted(line)!r}. "
@@ -305,11 +259,11 @@ def _parsed(source: str, lenient: bool) -> tuple[str, ast.Module]:
         ) from e
 
 
-def _read(source: str, tree: ast.Module, scope: Scope, secrets: set[str]) -> dict[str, Parameter]:
+def _read(source: str, module: ast.Module, scope: Scope, secrets: set[str]) -> dict[str, Parameter]:
     found: dict[str, Parameter] = {}
     types: dict[str, Kind] = {}
     comments = _comments(source)
-    for node in _statements(tree.body):
+    for node in _statements(module.body):
         if isinstance(node, ast.Delete):
             for target in node.targets:
                 found.pop(dotted(target), None)

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import re
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from .core import canonical, digest
 from .state import State
+from .syntax import magic_of, mended
 
 # %% auto #0
 __all__ = ['digests', 'unchanged', 'plan', 'replay']
@@ -42,53 +41,20 @@ def plan(state: State, old: Sequence[str], new: Sequence[str]) -> int:
 _SHELL_MAGICS = {"aimport", "autoreload", "config", "load_ext", "matplotlib"}
 _SHELL_MAGICS |= {"precision", "pylab", "reload_ext", "xmode"}
 _AROUND = {"capture", "prun", "time"}  # magics that run their own cell or line as it is
-_LINE = re.compile(r"^(\s*)([%!?].*|[\w.]+\?{1,2}\s*)$")
-_ASSIGNED = re.compile(r"^(\s*[\w.,\s\[\]'\"]+=\s*)[%!].*$")
-_MARK = "__replayed_line__"
-_UNREADABLE = (SyntaxError, ValueError, MemoryError, RecursionError)
 
 
-def _python(source: str) -> tuple[str, list[str]]:
-    """A cell as Python, and its lines that are not, each replaced by a call with its number."""
-    lines, others = source.split("\n"), []
+def _statements(source: str) -> list[ast.stmt]:
+    """The statements of a cell; none of one that is in another language."""
+    lines = source.split("\n")
     while lines and not lines[0].strip():
         lines.pop(0)
-    indent = re.match(r"\s*", lines[0])[0] if lines else ""  # type: ignore[index]
-    lines = [line.removeprefix(indent) for line in lines]
-    if lines and lines[0].startswith("%%"):
-        if lines[0][2:].split(maxsplit=1)[:1] not in [[name] for name in _AROUND]:
-            return "", []
-        lines.pop(0)
-    for i, line in enumerate(lines):
-        if around := re.match(rf"^(\s*)%({'|'.join(_AROUND)})\s+(?!-)(\S.*)$", line):
-            lines[i] = around[1] + around[3]
-        elif assigned := _ASSIGNED.match(line):
-            lines[i] = f"{assigned[1]}None"
-        elif other := _LINE.match(line):
-            others.append(other[2])
-            lines[i] = f"{other[1]}{_MARK}({len(others) - 1})"
-    return "\n".join(lines), others
-
-
-def _parsed(source: str) -> tuple[list[ast.stmt], list[str]]:
-    """The statements of a cell. One that is Python already is taken as it is: its strings may hold a `%` line."""
-    for text, others in ((source, []), _python(source)):
-        with contextlib.suppress(*_UNREADABLE), warnings.catch_warnings(action="ignore"):
-            return ast.parse(text).body, others
-    return _piecewise(_python(source)[0]), _python(source)[1]
-
-
-def _piecewise(source: str) -> list[ast.stmt]:
-    """The imports and magics of a cell that cannot be parsed as a whole: from their first line to where they close."""
-    lines, found = source.split("\n"), []
-    for i, line in enumerate(lines):
-        if not re.match(rf"(import|from|{_MARK})\b", line):
-            continue
-        for end in range(i + 1, min(i + 100, len(lines)) + 1):
-            with contextlib.suppress(*_UNREADABLE):
-                found += ast.parse("\n".join(lines[i:end])).body
-                break
-    return found
+    if not lines:
+        return []
+    indent = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
+    first, *rest = [line.removeprefix(indent) for line in lines]
+    if not first.startswith("%%"):
+        return mended("\n".join([first, *rest])).body
+    return mended("\n".join(rest)).body if first[2:].partition(" ")[0].strip() in _AROUND else []
 
 
 def _only_imports(statement: ast.stmt) -> bool:
@@ -101,13 +67,16 @@ def _only_imports(statement: ast.stmt) -> bool:
     return all(_only_imports(line) or isinstance(line, ast.Pass) or line in flags for line in inner)
 
 
-def _magic(statement: ast.stmt, others: Sequence[str]) -> str:
-    """The magic that a call stands for, if it changes the shell."""
-    match statement:
-        case ast.Expr(ast.Call(ast.Name(id=name), [ast.Constant(value=int(number))])) if name == _MARK:
-            line = others[number].strip() if 0 <= number < len(others) else ""
-            return line if (found := re.match(r"%(\w+)", line)) and found[1] in _SHELL_MAGICS else ""
-    return ""
+def _replayed(source: str) -> Iterator[str]:
+    for statement in _statements(source):
+        line = magic_of(statement)
+        name, rest = found.groups() if (found := re.match(r"%(\w+)\s*(.*)", line)) else ("", "")
+        if name in _AROUND and not rest.startswith("-"):
+            yield from _replayed(rest)
+        elif name in _SHELL_MAGICS:
+            yield line
+        elif _only_imports(statement):
+            yield ast.unparse(statement)
 
 
 def replay(sources: Sequence[str]) -> str:
@@ -115,10 +84,5 @@ def replay(sources: Sequence[str]) -> str:
 
     sources: cells as they stand in the notebook, in order. A line that occurs twice is run once; `from __future__`
     comes first, as Python wants it."""
-    found: dict[str, None] = {}
-    for source in sources:
-        statements, others = _parsed(source)
-        for statement in statements:
-            text = ast.unparse(statement) if _only_imports(statement) else _magic(statement, others)
-            found |= {text: None} if text else {}
+    found = dict.fromkeys(line for source in sources for line in _replayed(source))
     return "\n".join(sorted(found, key=lambda line: not line.startswith("from __future__ ")))
