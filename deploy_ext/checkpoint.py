@@ -5,539 +5,37 @@
 # %% ../nbs/42_checkpoint.ipynb #checkpoint-imports
 from __future__ import annotations
 
-import ast
 import contextlib
-import hashlib
-import importlib
-import io
-import json
-import mmap
 import os
-import pickle
-import random
-import re
 import sys
 import time
-import types
-import typing
-import warnings
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from .core import DeployError, InvalidRequest, canonical, digest, write_atomic
+from .core import DeployError, InvalidRequest, one_line
+from .pickling import Shell, Unpickler, fault, pickler, variables, views
 from .records import Record
+from deploy_ext.state import (
+    KEEP,
+    LIMIT,
+    Checkpoint,
+    Stop,
+    Writer,
+    buffers,
+    commit,
+    disk,
+    fewer,
+    read,
+    settled,
+    sweep,
+    written,
+)
+from .surroundings import PARTS, changed, give_back, packages, quiet, surround, surroundings, taken, undrawn
 
 # %% auto #0
-__all__ = ['STATE', 'SMALL', 'KEEP', 'LIMIT', 'SECRETS', 'MAPPED', 'Shell', 'variables', 'Ended', 'Checkpoint', 'State', 'read',
-           'Saved', 'save', 'packages', 'thin', 'Restored', 'restore', 'digests', 'unchanged', 'plan', 'replay']
-
-# %% ../nbs/42_checkpoint.ipynb #checkpoint-variables-code
-class Shell(Protocol):
-    """What this room needs of IPython's shell."""
-
-    user_ns: dict[str, Any]
-    user_ns_hidden: Any
-    execution_count: int
-    run_cell: Callable[..., Any]
-
-
-_HISTORY = r"In|Out|_i?\d*|_{2,3}|_i{2,3}|_[iod]h|_exit_code"
-_MODULE = r"__(annotations|builtins?|doc|file|loader|name|package|session|spec|vsc_ipynb_file)__"
-_OWN = re.compile(f"{_HISTORY}|{_MODULE}")
-
-
-def variables(ip: Shell) -> dict[str, Any]:
-    """The user's variables in the namespace of `ip`, without IPython's own."""
-    hidden, absent = dict(ip.user_ns_hidden), object()
-    mine = {k: v for k, v in ip.user_ns.items() if isinstance(k, str) and not _OWN.fullmatch(k)}
-    return {k: v for k, v in mine.items() if hidden.get(k, absent) is not v}
-
-# %% ../nbs/42_checkpoint.ipynb #checkpoint-stand-in-code
-class Ended:
-    """Stands for an object that had ended before the checkpoint: a pool that was shut down, a finished thread."""
-
-    closed = True
-
-    def __init__(self, what: str):
-        self.what = what
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"{vars(self).get('what')} had ended before the checkpoint and is not kept: no '{name}'")
-
-    def __repr__(self) -> str:
-        return f"<{self.what}, ended before the checkpoint>"
-
-
-class _Refused(Exception):
-    """An object that pickle would take and that would be dead after the load."""
-
-
-def _closed_file() -> Any:
-    with open(os.devnull) as file:
-        return file
-
-
-def _exhausted() -> Iterator[Any]:
-    over = (i for i in ())
-    next(over, None)
-    return over
-
-
-_ENDED: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (  # module, class, has it ended?
-    ("concurrent.futures", "Executor", lambda x: bool(getattr(x, "_shutdown", False) or _shut(x))),
-    ("multiprocessing.pool", "Pool", lambda x: x._state in ("CLOSE", "TERMINATE")),
-    ("socket", "socket", lambda x: x.fileno() < 0),
-    ("sqlite3", "Connection", lambda x: _closed_base(x)),
-    ("subprocess", "Popen", lambda x: x.returncode is not None),
-    ("tarfile", "TarFile", lambda x: x.closed),
-    ("tempfile", "TemporaryDirectory", lambda x: not os.path.exists(x.name)),
-    ("tempfile", "_TemporaryFileWrapper", lambda x: x.file.closed),
-    ("threading", "Thread", lambda x: x.ident is not None and not x.is_alive()),
-    ("tqdm.std", "tqdm", lambda x: x.disable or x.n == x.total),
-    ("zipfile", "ZipFile", lambda x: x.fp is None),
-)
-_DEAD: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # module, class, what to say; "" if it can be kept
-    ("multiprocessing.shared_memory", "SharedMemory", lambda x: "memory shared between processes"),
-    ("tempfile", "TemporaryDirectory", lambda x: "a temporary folder, which goes with its kernel"),
-    ("numpy", "memmap", lambda x: "an array that writes into a file" if x.mode in ("r+", "w+") and _maps(x) else ""),
-    ("tqdm.std", "tqdm", lambda x: "a progress bar on a page" if hasattr(x, "container") else ""),
-    ("torch", "Tensor", lambda x: "" if x.device.type in ("cpu", "meta") else f"a tensor on {x.device}"),
-)
-
-
-def _closed_base(connection: Any) -> bool:
-    """Whether a SQLite connection was closed: then it says so when it is asked."""
-    try:
-        return connection.total_changes < 0
-    except Exception as e:
-        return "closed" in str(e)
-
-
-def _shut(executor: Any) -> bool:
-    """Whether a pool of processes was shut down: then it has let its processes go."""
-    return getattr(executor, "_processes", ()) is None
-
-
-def _maps(array: Any) -> bool:
-    return array._mmap is not None
-
-
-def _file(file: Any) -> Any:
-    if not file.closed:
-        name = getattr(file, "name", "")
-        raise _Refused(f"an open file ({name})" if isinstance(name, str) and name else "an open file")
-    return _closed_file, ()
-
-
-def _generator(made: Any) -> Any:
-    return NotImplemented if made.gi_frame else (_exhausted, ())
-
-
-def _ended(test: Callable[[Any], bool], made: Any) -> Any:
-    return (Ended, (f"a {type(made).__name__}",)) if test(made) else NotImplemented
-
-
-def _dead(told: Callable[[Any], str], made: Any) -> Any:
-    if words := told(made):
-        raise _Refused(words)
-    return NotImplemented
-
-# %% ../nbs/42_checkpoint.ipynb #checkpoint-live-code
-def _live(ip: Shell) -> dict[str, Any]:
-    """What a kernel has once, by the mark that stands for it."""
-    named = {"namespace": ip.user_ns, "shell": ip, "random": random._inst}  # type: ignore[attr-defined]
-    named |= {k: getattr(sys, k) for k in ("stdin", "stdout", "stderr", "__stdout__", "__stderr__")}
-    named |= {k: ip.user_ns[k] for k in ("In", "Out") if k in ip.user_ns}
-    if mtrand := sys.modules.get("numpy.random.mtrand"):
-        named["numpy.random.mtrand"] = mtrand._rand
-    return {k: v for k, v in named.items() if v is not None}
-
-
-def _importable(made: Any) -> bool:
-    """Whether another kernel can import `made` by its name, so that pickle may write the name only."""
-    module = sys.modules.get(made.__module__) if made.__module__ != "__main__" else None
-    return getattr(module, made.__name__, None) is made
-
-
-def _cached(function: Any) -> Any:
-    """A function of the notebook under `lru_cache`, which pickle would look up by name. It begins with no results."""
-    if _importable(function):
-        return NotImplemented
-    asked = function.cache_parameters()
-    return _cache_again, (function.__wrapped__, asked["maxsize"], asked["typed"])
-
-
-def _cache_again(function: Any, maxsize: int | None, typed: bool) -> Any:
-    return lru_cache(maxsize=maxsize, typed=typed)(function)
-
-
-def _new_type(made: Any) -> Any:
-    return NotImplemented if _importable(made) else (typing.NewType, (made.__name__, made.__supertype__))
-
-
-def _type_name(made: Any) -> Any:
-    return NotImplemented if _importable(made) else (type(made), (made.__name__,))
-
-
-def _property(made: Any) -> Any:
-    return _property_again, (made.func, made.attrname)  # in Python 3.11 it holds a lock
-
-
-def _property_again(function: Any, name: str) -> Any:
-    made = cached_property(function)
-    made.attrname = name
-    return made
-
-
-def _module(module: types.ModuleType) -> Any:
-    """cloudpickle knows modules, but not those of a class of their own, as lazy packages are."""
-    known = type(module) is types.ModuleType or sys.modules.get(module.__name__) is not module
-    return NotImplemented if known else (importlib.import_module, (module.__name__,))
-
-
-def _future(made: Any) -> Any:
-    """What a pool gave back; the pool itself may be gone."""
-    if not made.done() or made.cancelled():
-        return NotImplemented
-    error = made.exception()
-    return _done, (None if error else made.result(), error)
-
-
-def _done(result: Any, error: BaseException | None) -> Any:
-    made = importlib.import_module("concurrent.futures").Future()
-    made.set_exception(error) if error else made.set_result(result)
-    return made
-
-
-def _weak(made: Any) -> Any:
-    """A weak reference, or a dictionary of them: what it refers to lives on if something else holds it."""
-    if isinstance(made, weakref.ref):
-        return (weakref.ref, (made(),)) if made() is not None else NotImplemented
-    return type(made), (dict(made),)
-
-
-def _memory(view: memoryview) -> Any:
-    return memoryview, (bytearray(view.tobytes()) if not view.readonly else view.tobytes(),)
-
-# %% ../nbs/42_checkpoint.ipynb #checkpoint-shared-code
-def _block(block: Any) -> Any:
-    """A block of a pandas frame, with values that it shares with no other after the load."""
-    make, (values, *rest) = block.__reduce__()
-    return make, (values[:], *rest)
-
-
-def _column(manager: Any) -> Any:
-    """What holds the values of a pandas series: its block, by the rule for blocks, and its index."""
-    return type(manager), (manager.blocks[0], manager.axes[0])
-
-
-def _views(mine: Mapping[str, Any]) -> set[int]:
-    """The ids of the numpy views among the variables whose base is a variable too, or the base of two of them."""
-    numpy = sys.modules.get("numpy")
-    arrays = [v for v in mine.values() if numpy and type(v) is numpy.ndarray and v.size and not v.dtype.hasobject]
-    unique = {id(v): v for v in arrays}
-    bases = [id(v.base) for v in unique.values()]
-    return {
-        id(v)
-        for v in unique.values()
-        if type(v.base) is type(v) and v.base.flags.forc and (id(v.base) in unique or bases.count(id(v.base)) > 1)
-    }
-
-
-def _view(array: Any) -> Any:
-    base = array.base
-    offset = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
-    return _view_again, (base, array.dtype, array.shape, array.strides, offset, array.flags.writeable)
-
-
-def _view_again(base: Any, dtype: Any, shape: Any, strides: Any, offset: int, writeable: bool) -> Any:
-    flat = base if base.flags.c_contiguous else base.T
-    array = type(base)(shape, dtype, flat, offset, strides)
-    array.flags.writeable = writeable
-    return array
-
-# %% ../nbs/42_checkpoint.ipynb #checkpoint-pickler-code
-_RULES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
-    ("io", "IOBase", _file),
-    ("types", "GeneratorType", _generator),
-    ("functools", "_lru_cache_wrapper", _cached),
-    ("functools", "cached_property", _property),
-    ("types", "ModuleType", _module),
-    ("concurrent.futures", "Future", _future),
-    ("weakref", "ReferenceType", _weak),
-    ("weakref", "WeakKeyDictionary", _weak),
-    ("weakref", "WeakValueDictionary", _weak),
-    ("typing", "NewType", _new_type),
-    ("typing", "ParamSpec", _type_name),
-    ("typing", "TypeVarTuple", _type_name),
-    ("builtins", "memoryview", _memory),
-    ("pandas._libs.internals", "Block", _block),
-    ("pandas.core.internals.managers", "SingleBlockManager", _column),
-    *((module, name, partial(_ended, test)) for module, name, test in _ENDED),
-    *((module, name, partial(_dead, told)) for module, name, told in _DEAD),
-)
-
-
-def _rules(kind: type) -> tuple[Callable[[Any], Any], ...]:
-    """The rules for objects of type `kind`; of modules that are not imported there can be none."""
-    if issubclass(kind, (io.BytesIO, io.StringIO)):
-        return ()
-    known = ((getattr(sys.modules.get(module), name, None), rule) for module, name, rule in _RULES)
-    return tuple(rule for cls, rule in known if isinstance(cls, type) and issubclass(kind, cls))
-
-
-@cache
-def _pickler() -> Any:
-    """The class, made on first use: cloudpickle is imported only then."""
-    from cloudpickle import Pickler
-
-    class Keeper(Pickler):
-        def __init__(self, ip: Shell, file: Any, buffers: Callable[[Any], Any], views: set[int]):
-            super().__init__(file, protocol=5, buffer_callback=buffers)
-            self.space, self.views, self.at = ip.user_ns, views, None
-            self.marks = {id(v): k for k, v in _live(ip).items()}
-            self.globals_ref[id(ip.user_ns)] = ip.user_ns
-            self.rules: dict[type, tuple[Callable[[Any], Any], ...]] = {}
-
-        def persistent_id(self, obj: Any) -> str | None:
-            return self.marks.get(id(obj))
-
-        def reducer_override(self, obj: Any) -> Any:
-            self.at, kind = obj, type(obj)
-            if kind not in self.rules:
-                self.rules[kind] = _rules(kind)
-            for rule in self.rules[kind]:
-                if (made := rule(obj)) is not NotImplemented:
-                    return made
-            if id(obj) in self.views:
-                return _view(obj)
-            made: Any = super().reducer_override(obj)
-            if kind is types.FunctionType and made is not NotImplemented and obj.__globals__ is self.space:
-                made[2][1]["__globals__"] = {}  # they come as variables
-            return made
-
-    return Keeper
-
-# %% ../nbs/42_checkpoint.ipynb #checkpoint-records
-STATE = "state.json"
-SMALL = 256 * 1024  # bytes; smaller buffers stay in the pickle
-KEEP = 20  # checkpoints
-LIMIT = 10e9  # bytes of all of them together
-
-
-@dataclass(frozen=True, repr=False)
-class Checkpoint(Record):
-    """The state after the code cell `cell` (counted from 0): its pickle and buffers by digest, and what made it.
-
-    size: bytes of pickle and buffers. packages: versions of those imported. Fields are only added, with a default."""
-
-    cell: int
-    pickle: str
-    digest: str
-    blobs: tuple[str, ...]
-    size: int
-    python: str
-    packages: dict[str, str] = field(default_factory=dict)
-
-    def _rows(self) -> list[dict[str, Any]]:
-        return [{"after cell": self.cell, "MB": self.size / 1e6, "buffers": len(self.blobs), "python": self.python}]
-
-
-@dataclass(frozen=True, repr=False)
-class State(Record):
-    """The checkpoints of one run, the oldest first."""
-
-    checkpoints: tuple[Checkpoint, ...] = ()
-
-    def _rows(self) -> list[dict[str, Any]]:
-        return [row for c in self.checkpoints for row in c._rows()]
-
-
-def read(folder: str | Path) -> State:
-    """The checkpoints in `folder`; none if there is no such folder. Raises `InvalidRequest` for a newer format."""
-    try:
-        return State.from_dict(json.loads((Path(folder) / STATE).read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return State()
-
-# %% ../nbs/42_checkpoint.ipynb #checkpoint-writer-code
-def _blake(data: Any = b"") -> Any:
-    return hashlib.blake2b(data, digest_size=20)
-
-
-class _Stop(Exception):
-    """No checkpoint this time: `reasons` by variable, or one `problem`."""
-
-    def __init__(self, problem: str = "", reasons: dict[str, str] | None = None):
-        super().__init__(problem)
-        self.problem, self.reasons = problem, reasons or {}
-
-
-@contextlib.contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    """Tell a fault of the disk apart from an `OSError` of a user's object."""
-    try:
-        yield
-    except OSError as e:
-        words = (e.strerror or str(e) or type(e).__name__).rstrip(".")
-        raise _Stop(f"{words[:1].lower()}{words[1:]} ({folder})") from e
-
-
-@contextlib.contextmanager
-def _written(path: Path) -> Iterator[Any]:
-    """A new file that only its owner can read; it does not stay if the block fails."""
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            yield file
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-class _Writer:
-    """Where a pickle goes: the stream into `file`, large buffers into blobs. Counts both against `limit` bytes."""
-
-    def __init__(self, folder: Path, file: Any, limit: float):
-        self.folder, self.file, self.limit = folder, file, limit
-        self.hash, self.size, self.new = _blake(), 0, 0
-        self.blobs: list[str] = []
-        self.seen: dict[tuple[int, int], str] = {}
-        self.held: list[Any] = []  # an address must not be used again while it is in `seen`
-
-    def _count(self, size: int) -> None:
-        self.size += size
-        if self.size > self.limit:
-            raise _Stop(f"it takes more than {self.limit / 1e9:.3g} GB, the limit for checkpoints")
-
-    def write(self, data: Any) -> int:
-        size = memoryview(data).nbytes
-        self._count(size)
-        self.new += size
-        self.hash.update(data)
-        with _disk(self.folder):
-            self.file.write(data)
-        return size
-
-    def buffer(self, buffer: pickle.PickleBuffer) -> bool:
-        """True where pickle shall write the buffer itself."""
-        raw = buffer.raw()
-        if raw.nbytes < SMALL:
-            return True
-        self.held.append(raw)
-        place = _address(raw), raw.nbytes
-        if place not in self.seen:
-            self._count(raw.nbytes)
-            self.seen[place] = self._blob(raw)
-        self.blobs.append(self.seen[place])
-        return False
-
-    def _blob(self, raw: memoryview) -> str:
-        name = _blake(raw).hexdigest()
-        path = self.folder / "blobs" / name
-        with _disk(self.folder):
-            if not path.exists() or path.stat().st_size != raw.nbytes:
-                with _written(path.with_suffix(".part")) as file:
-                    file.write(raw)
-                os.replace(path.with_suffix(".part"), path)
-                self.new += raw.nbytes
-        return name
-
-
-def _address(raw: memoryview) -> int:
-    """Where a buffer lies: frames that share memory are hashed once."""
-    numpy = sys.modules.get("numpy")
-    return numpy.frombuffer(raw, "u1").__array_interface__["data"][0] if numpy else id(raw)
-
-# %% ../nbs/42_checkpoint.ipynb #checkpoint-around-code
-SECRETS = "DEPLOY_EXT_SECRET_"
-_START = dict(os.environ)
-
-
-def _options(pandas: Any) -> dict[str, Any]:
-    """The options of pandas that differ from their defaults."""
-    known = getattr(sys.modules.get("pandas._config.config"), "_registered_options", {})
-    now = {key: (pandas.get_option(key), option.defval) for key, option in known.items()}
-    return {key: value for key, (value, default) in now.items() if value is not default and value != default}
-
-
-def _set_options(pandas: Any, values: dict[str, Any]) -> None:
-    for key, value in values.items():
-        pandas.set_option(key, value)
-
-
-def _style(matplotlib: Any) -> dict[str, Any]:
-    return {k: v for k, v in dict.items(matplotlib.rcParams) if "backend" not in k}  # to read that one chooses it
-
-
-_RANDOM: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
-    "random": (lambda m: m.getstate(), lambda m, was: m.setstate(was)),
-    "numpy.random": (lambda m: m.get_state(legacy=False), lambda m, was: m.set_state(was)),
-    "torch": (lambda m: m.get_rng_state(), lambda m, was: m.set_rng_state(was)),
-}
-_PARTS = {
-    "numpy": (lambda m: m.geterr(), lambda m, was: m.seterr(**was)),
-    "pandas": (_options, _set_options),
-    "sklearn": (lambda m: m.get_config(), lambda m, was: m.set_config(**was)),
-    "matplotlib": (_style, lambda m, was: m.rcParams.update(was)),
-    **_RANDOM,
-}
-
-
-def _taken(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of each of these modules that is imported."""
-    return {name: take(sys.modules[name]) for name, (take, _) in parts.items() if name in sys.modules}
-
-
-def _surroundings() -> dict[str, Any]:
-    """What must be there before anything is imported: folder, path and environment."""
-    now = {k: v for k, v in os.environ.items() if not k.startswith(SECRETS)}
-    changed = {k: v for k, v in now.items() if _START.get(k) != v}
-    gone = [k for k in _START if k not in os.environ and not k.startswith(SECRETS)]
-    try:
-        folder = os.getcwd()
-    except OSError:  # it was removed
-        folder = None
-    return {"folder": folder, "path": list(sys.path), "changed": changed, "gone": gone}
-
-
-def _surround(was: Mapping[str, Any]) -> list[str]:
-    """Set folder, path and environment as they were; tell what could not be."""
-    os.environ.update(was["changed"])
-    for name in was["gone"]:
-        os.environ.pop(name, None)
-    sys.path[:] = [*was["path"], *(p for p in sys.path if p not in was["path"])]
-    importlib.invalidate_caches()
-    try:
-        os.chdir(was["folder"] or ".")
-    except OSError:
-        return [f"the working folder {was['folder']} is not there any more"]
-    return []
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[list[Any]]:
-    """No warnings; yields the filters. `catch_warnings` would make warnings show again that were shown once."""
-    was = warnings.filters
-    warnings.filters = [("ignore", None, Warning, None, 0)]  # type: ignore[assignment]
-    try:
-        yield list(was)
-    finally:
-        warnings.filters = was
-
-
-@contextlib.contextmanager
-def _undrawn() -> Iterator[None]:
-    """The random generators as they were: an object may draw when it is pickled."""
-    was = _taken(_RANDOM)
-    try:
-        yield
-    finally:
-        for name, state in was.items():
-            _RANDOM[name][1](sys.modules[name], state)
+__all__ = ['Saved', 'save', 'Restored', 'restore']
 
 # %% ../nbs/42_checkpoint.ipynb #checkpoint-save-records
 @dataclass(frozen=True, repr=False)
@@ -574,101 +72,24 @@ class Saved(Record):
         return "" if self.kept else f"the last one: {'none' if self.last is None else f'after cell {self.last}'}"
 
 # %% ../nbs/42_checkpoint.ipynb #checkpoint-why-code
-_WORDS = {
-    "builtins.generator": "a generator",
-    "builtins.coroutine": "a coroutine",
-    "builtins.async_generator": "a generator",
-    "builtins.traceback": "a traceback",
-    "builtins.frame": "a frame",
-    "_thread.lock": "a lock",
-    "_thread.RLock": "a lock",
-    "_thread._local": "values of one thread",
-    "_asyncio.Task": "a task",
-    "_csv.reader": "a reader of an open file",
-    "_csv.writer": "a writer of an open file",
-    "socket.socket": "an open socket",
-    "sqlite3.Connection": "a database connection",
-    "sqlite3.Cursor": "a database connection",
-    "subprocess.Popen": "a running process",
-    "threading.Thread": "a running thread",
-    "weakref.ReferenceType": "a weak reference to what is gone",
-    "concurrent.futures._base.Future": "a result that is not there yet",
-    "sqlalchemy.engine.base.Engine": "a database connection",
-    "logging.Handler": "a handler of log lines",
-    "zipfile.ZipFile": "an open file",
-    "tarfile.TarFile": "an open file",
-    "multiprocessing.pool.Pool": "a pool of processes",
-    "concurrent.futures.thread.ThreadPoolExecutor": "a pool of threads",
-    "concurrent.futures.process.ProcessPoolExecutor": "a pool of processes",
-}
-
-
-class _Nowhere:
-    """A file for a pickle that only tries."""
-
-    def write(self, data: Any) -> int:
-        return len(data)
-
-    def buffer(self, buffer: Any) -> bool:
-        return False
-
-
-def _words(obj: Any) -> str:
-    """What an object is that cannot be kept, by its class or one above; "" if it is none of the known."""
-    known = [_WORDS.get(f"{c.__module__}.{c.__qualname__}") for c in type(obj).__mro__]
-    return next((words for words in known if words), "")
-
-
-def _kind(obj: Any) -> str:
-    name = "class" if isinstance(obj, type) else type(obj).__name__
-    return f"{'an' if name[:1] in 'AEIOUaeio' else 'a'} {name}"
-
-
-def _fault(ip: Shell, value: Any) -> str:
-    """Why `value` cannot be kept; "" if it can."""
-    nowhere = _Nowhere()
-    pickler = _pickler()(ip, nowhere, nowhere.buffer, set())
-    try:
-        pickler.dump(value)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as e:
-        if "recursion" in _line(e):
-            return f"{_kind(value)} that is nested too deeply"
-        if whole := _words(value):
-            return whole
-        words = str(e) if isinstance(e, _Refused) else _words(pickler.at) or f"{_kind(pickler.at)} ({_line(e)})"
-        return words if pickler.at is value else f"{_kind(value)} that holds {words}"
-    return ""
-
-
-def _line(error: BaseException) -> str:
-    """An error on one line; it may be one whose text fails as well."""
-    try:
-        text = str(error).strip()
-    except Exception:
-        text = ""
-    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
-
-
 _refused: set[str] = set()  # variables that the last save could not keep
 
 
 def _still_refused(ip: Shell, mine: Mapping[str, Any]) -> None:
     """Stop at once, before large frames are hashed and written, while what could not be kept before is still there."""
-    with _quiet(), _undrawn():
-        told = {name: _fault(ip, mine[name]) for name in sorted(_refused & mine.keys())}
+    with quiet(), undrawn():
+        told = {name: fault(ip, mine[name]) for name in sorted(_refused & mine.keys())}
     if found := {name: words for name, words in told.items() if words}:
-        raise _Stop(reasons=found)
+        raise Stop(reasons=found)
 
 
-def _faults(ip: Shell, error: BaseException) -> _Stop:
+def _faults(ip: Shell, error: BaseException) -> Stop:
     """Each variable alone: which of them cannot be kept? If none, it is the `error` of all together."""
-    told = {name: _fault(ip, value) for name, value in variables(ip).items()}
+    told = {name: fault(ip, value) for name, value in variables(ip).items()}
     found = {name: words for name, words in told.items() if words}
     _refused.clear()
     _refused.update(found)
-    return _Stop("" if found else _line(error), found)
+    return Stop("" if found else one_line(error), found)
 
 # %% ../nbs/42_checkpoint.ipynb #checkpoint-save-code
 def save(ip: Shell, folder: str | Path, cell: int, keep: int = KEEP, limit: float = LIMIT) -> Saved:
@@ -680,73 +101,50 @@ def save(ip: Shell, folder: str | Path, cell: int, keep: int = KEEP, limit: floa
     size = written = 0
     reasons, problem, last = {}, "", None
     try:
-        with _disk(folder):
-            before = _settled(folder, cell)
+        with disk(folder):
+            before = settled(folder, cell)
         last = before[-1].cell if before else None
         made, written = _dumped(ip, folder, cell, limit)
-        with _disk(folder):
-            _commit(folder, _fewer(folder, (*before, made), keep, limit))
+        with disk(folder):
+            commit(folder, fewer(folder, (*before, made), keep, limit))
         size, last = made.size, cell
-    except _Stop as e:
+    except Stop as e:
         reasons, problem = e.reasons, e.problem
     except DeployError as e:
         problem = str(e)
     finally:
         if last != cell:
-            _sweep(folder, None)
+            sweep(folder, None)
     kept = not (reasons or problem)
     return Saved(cell, kept, last, time.perf_counter() - began, size, written, reasons, problem)
-
-
-def _sweep(folder: Path, named: State | None) -> None:
-    """Remove the files that the state does not name: of a checkpoint that failed, or of one that was thinned out."""
-    with contextlib.suppress(OSError, DeployError):
-        checkpoints = (named or read(folder)).checkpoints
-        keep = {STATE, "blobs", *(c.pickle for c in checkpoints)}
-        blobs = {b for c in checkpoints for b in c.blobs}
-        idle = [path for path in folder.iterdir() if path.name not in keep]
-        for path in idle + [path for path in (folder / "blobs").iterdir() if path.name not in blobs]:
-            path.unlink(missing_ok=True)
-
-
-def _settled(folder: Path, cell: int) -> tuple[Checkpoint, ...]:
-    """Make the folders, and forget the checkpoints of this cell and later ones. Returns those that are left."""
-    for path in (folder, folder / "blobs"):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.chmod(0o700)
-    found = read(folder).checkpoints
-    before = tuple(c for c in found if c.cell < cell)
-    if len(before) < len(found):
-        _commit(folder, before)
-    return before
 
 
 def _dumped(ip: Shell, folder: Path, cell: int, limit: float) -> tuple[Checkpoint, int]:
     """Write pickle and blobs. Returns what to name in the state, and how many bytes were new."""
     if _run_of_its_own():
-        raise _Stop("an MLflow run that the notebook began is active, which a new kernel would not go on with")
+        raise Stop("an MLflow run that the notebook began is active, which a new kernel would not go on with")
     part = folder / "pickle.part"
-    with _disk(folder), _written(part) as file:
-        writer = _Writer(folder, file, limit)
+    with disk(folder), written(part) as file:
+        writer = Writer(folder, file, limit)
         _pickle(ip, writer)
     name = f"{cell:03d}-{writer.hash.hexdigest()[:16]}.pkl"
-    with _disk(folder):
+    with disk(folder):
         os.replace(part, folder / name)
     python = ".".join(map(str, sys.version_info[:3]))
     blobs = tuple(writer.blobs)
     return Checkpoint(cell, name, writer.hash.hexdigest(), blobs, writer.size, python, packages()), writer.new
 
 
-def _pickle(ip: Shell, writer: _Writer) -> None:
+def _pickle(ip: Shell, writer: Writer) -> None:
     mine = variables(ip)
     _still_refused(ip, mine)
-    with _quiet() as filters, _undrawn():
+    with quiet() as filters, undrawn():
         try:
-            parts = {**_taken(_PARTS), "warnings": filters}
-            pickler = _pickler()(ip, writer, writer.buffer, _views(mine))
-            pickler.dump(_surroundings())
-            pickler.dump({"variables": mine, "parts": parts, "count": ip.execution_count})
-        except (KeyboardInterrupt, SystemExit, _Stop):
+            parts = {**taken(PARTS), "warnings": filters}
+            out = pickler(ip, writer, writer.buffer, views(mine))
+            out.dump(surroundings())
+            out.dump({"variables": mine, "parts": parts, "count": ip.execution_count})
+        except (KeyboardInterrupt, SystemExit, Stop):
             raise
         except BaseException as e:  # whatever a user's object raises must not fail the job
             raise _faults(ip, e) from e
@@ -756,41 +154,6 @@ def _run_of_its_own() -> bool:
     """Whether the notebook has an MLflow run open: what it logs later belongs to it."""
     fluent = sys.modules.get("mlflow.tracking.fluent")
     return fluent is not None and fluent.active_run() is not None
-
-
-def packages() -> dict[str, str]:
-    """The versions of the packages that are imported, as they tell them."""
-    top = {name: vars(module).get("__version__") for name, module in list(sys.modules.items()) if "." not in name}
-    return {name: version for name, version in sorted(top.items()) if isinstance(version, str)}
-
-# %% ../nbs/42_checkpoint.ipynb #checkpoint-thin-code
-def thin(cells: Sequence[int], keep: int) -> list[int]:
-    """Which of these cells keep their checkpoint: at most `keep`, at least the last, the sparser the older."""
-    left = sorted(set(cells))
-
-    def crowded(i: int) -> float:
-        return (left[i + 1] - (left[i - 1] if i else -1)) / (left[-1] - left[i])
-
-    while len(left) > max(1, keep):
-        del left[min(range(len(left) - 1), key=crowded)]
-    return left
-
-
-def _fewer(folder: Path, found: tuple[Checkpoint, ...], keep: int, limit: float) -> tuple[Checkpoint, ...]:
-    """Those of `found` that stay, under both limits."""
-    for count in range(min(keep, len(found)), 0, -1):
-        cells = thin([c.cell for c in found], count)
-        stay = tuple(c for c in found if c.cell in cells)
-        names = {folder / c.pickle for c in stay} | {folder / "blobs" / b for c in stay for b in c.blobs}
-        if sum(path.stat().st_size for path in names if path.exists()) <= limit:
-            return stay
-    return found[-1:]
-
-
-def _commit(folder: Path, checkpoints: tuple[Checkpoint, ...]) -> None:
-    """Name these checkpoints in the state, then remove what it does not name."""
-    write_atomic(folder / STATE, State(checkpoints).to_json(), mode=0o600)
-    _sweep(folder, State(checkpoints))
 
 # %% ../nbs/42_checkpoint.ipynb #checkpoint-restore-code
 @dataclass(frozen=True, repr=False)
@@ -815,40 +178,6 @@ class Restored(Record):
         return "; ".join(self.notes)
 
 
-MAPPED = 16 * 1024 * 1024  # bytes; larger blobs are mapped, so that frames that share one share memory until a write
-
-
-def _opened(path: Path, name: str) -> Any:
-    """A writable buffer with the content of a blob; None if it is not what its `name` says."""
-    try:
-        with path.open("rb") as file:
-            mapped = os.fstat(file.fileno()).st_size >= MAPPED
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if mapped else bytearray(file.read())
-    except OSError:
-        return None
-    return data if _blake(data).hexdigest() == name else None
-
-
-def _buffers(folder: Path, made: Checkpoint) -> list[Any] | None:
-    """One buffer for each use of a blob; None if any is damaged, or the pickle is."""
-    path = folder / made.pickle
-    if not path.exists() or _blake(path.read_bytes()).hexdigest() != made.digest:
-        return None
-    found = [_opened(folder / "blobs" / name, name) for name in made.blobs]
-    return None if any(data is None for data in found) else found
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, ip: Shell, file: Any, buffers: list[Any]):
-        super().__init__(file, buffers=iter(buffers))
-        self.ip = ip
-
-    def persistent_load(self, pid: str) -> Any:
-        if "." in pid:
-            importlib.import_module(pid)
-        return _live(self.ip)[pid]
-
-
 def restore(ip: Shell, folder: str | Path, cell: int | None = None, first: str = "") -> Restored:
     """Take up the newest state in `folder` that was kept after code cell `cell` or before it (None: the newest).
 
@@ -861,10 +190,9 @@ def restore(ip: Shell, folder: str | Path, cell: int | None = None, first: str =
         _same_python(made)
         if (told := _taken_up(ip, folder, made, first)) is not None:
             with contextlib.suppress(OSError):  # then the next save will say it
-                _commit(folder, tuple(found))
-            changed = tuple(_changed(made.packages, packages()))
-            names = len(variables(ip))
-            return Restored(made.cell, time.perf_counter() - began, names, changed, (*notes, *told))
+                commit(folder, tuple(found))
+            others, names = changed(made.packages, packages()), len(variables(ip))
+            return Restored(made.cell, time.perf_counter() - began, names, others, (*notes, *told))
         notes.append(f"the checkpoint after cell {made.cell} cannot be read any more")
         found.pop()
     return Restored(None, time.perf_counter() - began, notes=tuple(notes))
@@ -880,23 +208,18 @@ def _same_python(made: Checkpoint) -> None:
         )
 
 
-def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    both = [name for name in then if name in now and then[name] != now[name]]
-    return [f"{name} {then[name]} -> {now[name]}" for name in both]
-
-
 def _taken_up(ip: Shell, folder: Path, made: Checkpoint, first: str) -> list[str] | None:
     """Put the state of one checkpoint into the shell. Returns notes; None if it cannot be read."""
-    if (buffers := _buffers(folder, made)) is None:
+    if (held := buffers(folder, made)) is None:
         return None
     absent = object()
     builtins = ip.user_ns.get("__builtins__", absent)  # cloudpickle sets it
     try:
         with (folder / made.pickle).open("rb") as file:
-            loader = _Unpickler(ip, file, buffers)
-            notes = _surround(loader.load())
+            loader = Unpickler(ip, file, held)
+            notes = surround(loader.load())
             _run(ip, first)
-            with _quiet():
+            with quiet():
                 kept = loader.load()
     except ImportError as e:
         raise InvalidRequest(
@@ -914,7 +237,7 @@ def _taken_up(ip: Shell, folder: Path, made: Checkpoint, first: str) -> list[str
             ip.user_ns["__builtins__"] = builtins
     ip.user_ns.update(kept["variables"])
     ip.execution_count = kept["count"]
-    return notes + _given_back(kept["parts"])
+    return notes + give_back(kept["parts"])
 
 
 def _run(ip: Shell, source: str) -> None:
@@ -924,126 +247,6 @@ def _run(ip: Shell, source: str) -> None:
     result = ip.run_cell(source, store_history=False, silent=True)
     if error := result.error_before_exec or result.error_in_exec:
         raise InvalidRequest(
-            f"what the cells that are done imported cannot be imported again: {_line(error)}. "
+            f"what the cells that are done imported cannot be imported again: {one_line(error)}. "
             "Mend that, or run the job from its start, without --resume."
         ) from error
-
-
-def _given_back(parts: Mapping[str, Any]) -> list[str]:
-    """Give the modules their state. The filters of warnings are the last, since the others may warn."""
-    notes = []
-    with _quiet():
-        for name in parts.keys() - {"warnings"}:
-            try:
-                _PARTS[name][1](importlib.import_module(name), parts[name])
-            except Exception as e:  # an option that another version does not know
-                notes.append(f"the settings of {name} are not as they were ({_line(e)})")
-    warnings.resetwarnings()  # so that Python knows of a change
-    warnings.filters[:] = parts["warnings"]  # type: ignore[index]
-    return notes
-
-# %% ../nbs/42_checkpoint.ipynb #checkpoint-which-code
-def digests(cells: Sequence[str]) -> list[str]:
-    """One SHA-256 for each source, which depends on those before it too."""
-    found: list[str] = []
-    for source in cells:
-        found.append(digest(canonical([found[-1] if found else "", source])))
-    return found
-
-
-def unchanged(old: Sequence[str], new: Sequence[str]) -> int:
-    """How many leading cells two notebooks have in common, by their `digests`."""
-    return next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-
-
-def plan(state: State, old: Sequence[str], new: Sequence[str]) -> int:
-    """The first code cell to run: the one after the newest checkpoint that an edit did not touch; 0 if there is none.
-
-    old, new: the `digests` of the notebook that made the checkpoints and of the one to run."""
-    same = unchanged(old, new)
-    return max((c.cell + 1 for c in state.checkpoints if c.cell < same), default=0)
-
-# %% ../nbs/42_checkpoint.ipynb #checkpoint-replay-code
-_SHELL_MAGICS = {"aimport", "autoreload", "config", "load_ext", "matplotlib"}
-_SHELL_MAGICS |= {"precision", "pylab", "reload_ext", "xmode"}
-_AROUND = {"capture", "prun", "time"}  # magics that run their own cell or line as it is
-_LINE = re.compile(r"^(\s*)([%!?].*|[\w.]+\?{1,2}\s*)$")
-_ASSIGNED = re.compile(r"^(\s*[\w.,\s\[\]'\"]+=\s*)[%!].*$")
-_MARK = "__replayed_line__"
-_UNREADABLE = (SyntaxError, ValueError, MemoryError, RecursionError)
-
-
-def _python(source: str) -> tuple[str, list[str]]:
-    """A cell as Python, and its lines that are not, each replaced by a call with its number."""
-    lines, others = source.split("\n"), []
-    while lines and not lines[0].strip():
-        lines.pop(0)
-    indent = re.match(r"\s*", lines[0])[0] if lines else ""  # type: ignore[index]
-    lines = [line.removeprefix(indent) for line in lines]
-    if lines and lines[0].startswith("%%"):
-        if lines[0][2:].split(maxsplit=1)[:1] not in [[name] for name in _AROUND]:
-            return "", []
-        lines.pop(0)
-    for i, line in enumerate(lines):
-        if around := re.match(rf"^(\s*)%({'|'.join(_AROUND)})\s+(?!-)(\S.*)$", line):
-            lines[i] = around[1] + around[3]
-        elif assigned := _ASSIGNED.match(line):
-            lines[i] = f"{assigned[1]}None"
-        elif other := _LINE.match(line):
-            others.append(other[2])
-            lines[i] = f"{other[1]}{_MARK}({len(others) - 1})"
-    return "\n".join(lines), others
-
-
-def _parsed(source: str) -> tuple[list[ast.stmt], list[str]]:
-    """The statements of a cell. One that is Python already is taken as it is: its strings may hold a `%` line."""
-    for text, others in ((source, []), _python(source)):
-        with contextlib.suppress(*_UNREADABLE), warnings.catch_warnings(action="ignore"):
-            return ast.parse(text).body, others
-    return _piecewise(_python(source)[0]), _python(source)[1]
-
-
-def _piecewise(source: str) -> list[ast.stmt]:
-    """The imports and magics of a cell that cannot be parsed as a whole: from their first line to where they close."""
-    lines, found = source.split("\n"), []
-    for i, line in enumerate(lines):
-        if not re.match(rf"(import|from|{_MARK})\b", line):
-            continue
-        for end in range(i + 1, min(i + 100, len(lines)) + 1):
-            with contextlib.suppress(*_UNREADABLE):
-                found += ast.parse("\n".join(lines[i:end])).body
-                break
-    return found
-
-
-def _only_imports(statement: ast.stmt) -> bool:
-    """An import, or a `try` of nothing but imports and flags (`HAS_SHAP = True`)."""
-    if not isinstance(statement, ast.Try):
-        return isinstance(statement, (ast.Import, ast.ImportFrom))
-    handlers = [line for handler in statement.handlers for line in handler.body]
-    inner = [*statement.body, *handlers, *statement.orelse, *statement.finalbody]
-    flags = [line for line in inner if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant)]
-    return all(_only_imports(line) or isinstance(line, ast.Pass) or line in flags for line in inner)
-
-
-def _magic(statement: ast.stmt, others: Sequence[str]) -> str:
-    """The magic that a call stands for, if it changes the shell."""
-    match statement:
-        case ast.Expr(ast.Call(ast.Name(id=name), [ast.Constant(value=int(number))])) if name == _MARK:
-            line = others[number].strip() if 0 <= number < len(others) else ""
-            return line if (found := re.match(r"%(\w+)", line)) and found[1] in _SHELL_MAGICS else ""
-    return ""
-
-
-def replay(sources: Sequence[str]) -> str:
-    """What to run in a fresh kernel for the cells that were done: their imports and magics that change the shell.
-
-    sources: cells as they stand in the notebook, in order. A line that occurs twice is run once; `from __future__`
-    comes first, as Python wants it."""
-    found: dict[str, None] = {}
-    for source in sources:
-        statements, others = _parsed(source)
-        for statement in statements:
-            text = ast.unparse(statement) if _only_imports(statement) else _magic(statement, others)
-            found |= {text: None} if text else {}
-    return "\n".join(sorted(found, key=lambda line: not line.startswith("from __future__ ")))

@@ -85,7 +85,9 @@ def _scalar(hint: Any) -> tuple[Callable[[str], Any], bool]:
 
 def command(function: Callable[..., Any]) -> Command:
     """Read a verb's signature. Every parameter carries an `Arg` in its annotation; the text of a cell has a default."""
-    hints = typing.get_type_hints(function, include_extras=True)
+    said = {name: hint for name, hint in function.__annotations__.items() if name != "return"}  # it may not be here yet
+    known = inspect.unwrap(function).__globals__
+    hints = typing.get_type_hints(types.SimpleNamespace(__annotations__=said), known, include_extras=True)
     options = []
     for position, p in enumerate(inspect.signature(function).parameters.values()):
         base, arg = typing.get_args(hints[p.name])[:2]

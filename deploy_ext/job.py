@@ -20,11 +20,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import Saved, replay
+from .checkpoint import Saved
 from .core import DeployError, NotebookFailed, TimedOut, aside, write_atomic
 from .reads import named
+from .replay import replay
 from .report import own_kernel
-from .secret import PREFIX, Scrubber
+from .scrubber import Scrubber
+from .secret import PREFIX
 
 # %% auto #0
 __all__ = ['SHARE', 'ALLOWANCE', 'TRIAL', 'STATE', 'READS', 'DONE', 'title', 'Halt', 'Job', 'Watch', 'side_by_side', 'Stopped',

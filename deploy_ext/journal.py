@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core import InvalidRequest, TimedOut, nearest, write_atomic
+from .core import UNITS, InvalidRequest, TimedOut, nearest, seconds, write_atomic
 from .output import joined
 from deploy_ext.serve.archive import (
     ROW,
@@ -40,19 +39,16 @@ if TYPE_CHECKING:
 __all__ = ['FIRST', 'LAST', 'PATIENCE', 'moment', 'read', 'altered', 'forget']
 
 # %% ../nbs/38_journal.ipynb #journal-since-code
-_SPANS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
 def moment(said: str | datetime, now: datetime) -> datetime:
     """The time that is meant by `1h` (ago), an ISO date or a datetime; without a zone it is UTC.
 
     Raises `InvalidRequest`."""
     if isinstance(said, str):
-        if found := re.fullmatch(r"(\d{1,6})([smhdw])", said):
-            return now - timedelta(**{_SPANS[found[2]]: int(found[1])})
         try:
+            if said.endswith(tuple(UNITS)):
+                return now - timedelta(seconds=seconds(said) or 0)
             said = datetime.fromisoformat(said)
-        except ValueError as e:
+        except (InvalidRequest, OverflowError, ValueError) as e:
             told = f"'{said}' is no time. Type how long ago, as 30m, 1h or 7d, or a date: 2026-01-31T12:00."
             raise InvalidRequest(told) from e
     return said.replace(tzinfo=UTC) if said.tzinfo is None else said

@@ -21,14 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from .core import InvalidRequest, digest, home, nearest, now, write_atomic
+from .declaration import declared
+from .given import given
 from .job import TRIAL
-from .parameters import bind, code, declared, given, plain, table
+from .literals import plain
+from .parameters import bind, code, table
 from .records import Record
 from .secret import resolve
 
 # %% auto #0
-__all__ = ['Order', 'load', 'fetched', 'prepared', 'Ticket', 'new_id', 'tickets', 'seen', 'ticket_of', 'alone', 'seconds',
-           'asked', 'described']
+__all__ = ['Order', 'load', 'fetched', 'prepared', 'Ticket', 'new_id', 'tickets', 'seen', 'ticket_of', 'alone', 'asked',
+           'described']
 
 # %% ../nbs/46_order.ipynb #order-order-code
 @dataclass(frozen=True, repr=False)
@@ -212,19 +215,6 @@ def alone(what: str, on_overlap: str) -> Iterator[bool]:
         yield True
 
 # %% ../nbs/46_order.ipynb #order-asked-code
-_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|m|h|d)?")
-_UNITS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def seconds(said: str | float | None, what: str) -> float | None:
-    """The seconds that `30s`, `5m`, `2h` or a number mean. Raises `InvalidRequest`."""
-    if said is None or isinstance(said, (int, float)):
-        return said
-    if found := _DURATION.fullmatch(said.strip()):
-        return float(found[1]) * _UNITS[found[2]]
-    raise InvalidRequest(f"{what} '{said}' is no length of time. Type 30s, 5m or 2h.")
-
-
 def asked(
     notebook: str, values: Any, file: Path | None, lenient: bool, run: Mapping[str, Any] = {}, **more: Any
 ) -> Order:

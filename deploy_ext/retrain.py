@@ -24,7 +24,6 @@ from typing import Any
 
 from .cache import cacheable, changed, digest_of, environment
 from .capture import git, noted
-from .checkpoint import digests, plan, read
 from deploy_ext.core import (
     DeployError,
     InvalidRequest,
@@ -37,18 +36,21 @@ from deploy_ext.core import (
     whoami,
     write_atomic,
 )
+from .declaration import declared
 from .draft import JOB
 from .dvc import TRACKED, pull, repository, to_json
 from .job import DONE, READS, STATE, Halt, Job, Stopped, Watch, execute, stoppable, title
 from .junit import job_junit
 from .order import Order, Ticket, alone, fetched, load, new_id, prepared, tickets
-from .parameters import declared, table
+from .parameters import table
 from .reads import Reads
 from .records import Version
 from .registry import CHAMPION, Registry
+from .replay import digests, plan
 from .report import to_html
 from .runs import Run, adopt, begin, made_by, resume
 from .secret import resolve
+from .state import read
 from .summary import BY_CODE, Retrained
 
 # %% auto #0

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .core import InvalidRequest, nearest, need
+from .declaration import Parameter
 from .metrics import METRICS
-from .parameters import Parameter, grid
+from .parameters import grid
 from .records import Record
 
 # %% auto #0

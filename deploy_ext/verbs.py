@@ -18,7 +18,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import unquote
 
 from . import inputs, targets
@@ -38,6 +38,7 @@ from deploy_ext.core import (
     now,
     progress,
     project,
+    seconds,
     settings,
     whoami,
     write_atomic,
@@ -78,23 +79,22 @@ from .lineage import Lineage, lineage
 from .making import fitted_on, here, make, split
 from .metrics import table
 from .moving import champions, move, settled
-from .order import Order, alone, asked, described, seconds, ticket_of
 from .output import describe_output, names
 from .records import Endpoint, Event, Listing, ModelRef, Record, Verdict, Version
 from .registry import CHAMPION, Registry
 from .report import serve as publish
 from .report import write as write_report
-from .retrain import carry_out, earlier, opened, planned, pulled
 from .scored import trivial
 from .serve import keys
 from .serve.journal import journal_folder, salt_of
 from .serve.keys import Key
 from .serve.runtime import borrow
 from .simple import simply
-from .starters import Told, next_steps, starter, write
-from .summary import Retrained
-from .sweep import Plan, Swept, begun, carry_out_sweep, plan_of, planned_sweep, searched, swept_plan
 from .table import as_frame
+
+if TYPE_CHECKING:
+    from deploy_ext.summary import Retrained
+    from deploy_ext.sweep import Swept
 
 # %% auto #0
 __all__ = ['COMMANDS', 'F', 'PART', 'verb', 'fit', 'register', 'gates', 'Word', 'metrics', 'cases', 'validate', 'promote',
@@ -507,11 +507,15 @@ def retrain(
     Returns the summary, whose outcome is the exit code: 0 promoted or nothing asked, 3 gates refused, 4 contract
     violated, 5 a cell failed, 6 an endpoint failed, 7 timed out. Raises `InvalidRequest` for what cannot be begun.
     """
+    from deploy_ext.order import asked, ticket_of
+    from deploy_ext.retrain import planned
+    from deploy_ext.sweep import Manner, Plan, plan_of, planned_sweep, searched, swept_plan, work
+
     if (notebook is None) == (resume is None):
         raise InvalidRequest("retrain needs a notebook, or --resume with the id of a job. Type: retrain train.ipynb")
-    plan, tried = None, searched(sweep, grid, parameters)
-    if resume:
-        order, plan = ticket_of(resume).order, plan_of(ticket_of(resume))
+    plan, tried, ticket = None, searched(sweep, grid, parameters), ticket_of(resume) if resume else None
+    if ticket:
+        order, plan = ticket.order, plan_of(ticket)
     else:
         words = {"data": data, "target": target, "gates": gates and str(gates.absolute()), "model": model}
         limits = {"timeout": seconds(timeout, "--timeout"), "cell_timeout": seconds(cell_timeout, "--cell-timeout")}
@@ -525,32 +529,15 @@ def retrain(
             order = asked(str(notebook), parameters, file, lenient, **told)
     if dry_run:
         return swept_plan(order, plan) if plan else planned(order, dvc_pull)
-    with alone(order.model or order.notebook, on_overlap) as free:
-        if not free:
-            return Retrained("-", "skipped", order.notebook, order.parameters, f"a job of {order.model} is running")
-        if resume and (ended := ticket_of(resume)).ended:
-            raise InvalidRequest(f"{ended.id} has ended, perhaps while this one waited. Run its notebook again.")
-        return _carried(order, plan, resume, force, pulled(order) if dvc_pull else (0.0, ""))
-
-
-def _carried(
-    order: Order, plan: Plan | None, resume: str | None, force: bool, before: tuple[float, str]
-) -> Retrained | Swept:
-    """Run what was asked for, or answer it from an earlier job. before: see `carry_out`."""
-    registry = _registry()
-
-    def crown(version: Version, rules: Path | None, why: str) -> Version:
-        return _crown(str(version), why, rules)
-
-    if plan:
-        return carry_out_sweep(ticket_of(resume) if resume else begun(order, plan), plan, registry, crown)
-    if not (resume or force) and (done := earlier(order, registry)):
-        return dataclasses.replace(done, notes=(*filter(None, before[1:]), *done.notes))
-    return carry_out(ticket_of(resume) if resume else opened(order), registry, crown, before=before)
+    return work(
+        order, plan, ticket, lambda v, rules, why: _crown(str(v), why, rules), Manner(on_overlap, force, dvc_pull)
+    )
 
 
 def about(option: Option, word: str) -> str:
     """What help tells of the thing that `word` names: the parameters of a notebook."""
+    from deploy_ext.order import described
+
     return described(word) if option.kind == "notebook" else ""
 
 # %% ../nbs/50_verbs.ipynb #verbs-init-code
@@ -593,6 +580,8 @@ def init(
 
     A file that is there and differs is left alone, and `InvalidRequest` raised, unless `force`.
     """
+    from deploy_ext.starters import Told, next_steps, starter, write
+
     kinds = {"github": github, "gitlab": gitlab, "cron": cron, "kubernetes": kubernetes, "systemd": systemd}
     chosen = [kind for kind, said in kinds.items() if said]
     if len(chosen) > 1:

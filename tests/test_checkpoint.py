@@ -26,6 +26,8 @@ from kernels import SECONDS, Kernel, ask, kernel
 
 from deploy_ext import checkpoint
 from deploy_ext.core import InvalidRequest
+from deploy_ext.replay import digests, plan, replay
+from deploy_ext.state import KEEP, STATE, Checkpoint, State, read, thin
 
 NOTEBOOK = [
     "import numpy as np, pandas as pd\nimport random\nnp.random.seed(11); random.seed(4)\n%load_ext autoreload",
@@ -83,11 +85,11 @@ def test_a_killed_notebook_ends_with_the_same_predictions(at: int, whole: list[f
             assert saved["kept"], saved
         k.client.execute(NOTEBOOK[at + 1] + "\nwhile True: pass")  # it dies within a cell
         kill(k)
-    digests = checkpoint.digests(NOTEBOOK)
-    first = checkpoint.plan(checkpoint.read(tmp_path / "state"), digests, digests)
+    marks = digests(NOTEBOOK)
+    first = plan(read(tmp_path / "state"), marks, marks)
     assert first == at + 1
     with kernel(tmp_path) as k:
-        told = restore(k, tmp_path / "state", first - 1, checkpoint.replay(NOTEBOOK[:first]))
+        told = restore(k, tmp_path / "state", first - 1, replay(NOTEBOOK[:first]))
         assert (told["cell"], told["notes"], told["changed"]) == (at, [], [])
         assert ask(k, "get_ipython().execution_count") == at + 2
         for source in NOTEBOOK[first:]:
@@ -553,7 +555,7 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
             assert saved["kept"], (before, saved["reasons"], saved["problem"])
         kill(k)
     assert not any(b"hunter2" in path.read_bytes() for path in (folder / "state").rglob("*") if path.is_file())
-    first, last = checkpoint.replay([before for before, *_ in PARTS.values()]), len(PARTS) - 1
+    first, last = replay([before for before, *_ in PARTS.values()]), len(PARTS) - 1
     with kernel(folder) as k:
         told = restore(k, folder / "state", None, first)
         assert (told["cell"], told["notes"]) == (last, [])
@@ -646,12 +648,12 @@ def test_an_edited_notebook_resumes_before_the_edit(tmp_path: Path) -> None:
     for i, source in enumerate(old):
         ip.run_cell(source)
         assert checkpoint.save(ip, tmp_path, i).kept
-    state = checkpoint.read(tmp_path)
-    first = checkpoint.plan(state, checkpoint.digests(old), checkpoint.digests(new))
-    assert (first, checkpoint.plan(state, checkpoint.digests(old), checkpoint.digests(["", *old]))) == (2, 0)
+    state = read(tmp_path)
+    first = plan(state, digests(old), digests(new))
+    assert (first, plan(state, digests(old), digests(["", *old]))) == (2, 0)
     fresh = shell()
     assert checkpoint.restore(fresh, tmp_path, first - 1).cell == 1
-    assert [c.cell for c in checkpoint.read(tmp_path).checkpoints] == [0, 1]  # the others were of the old cells
+    assert [c.cell for c in read(tmp_path).checkpoints] == [0, 1]  # the others were of the old cells
     assert "c" not in fresh.user_ns
     for source in new[first:]:
         fresh.run_cell(source)
@@ -853,14 +855,14 @@ def test_limits(tmp_path: Path) -> None:
     for i in range(8):
         ip.user_ns["a"] = np.full(100_000, float(i))
         assert checkpoint.save(ip, tmp_path, i, keep=5, limit=2.5e6).kept
-    assert [c.cell for c in checkpoint.read(tmp_path).checkpoints][-1] == 7
+    assert [c.cell for c in read(tmp_path).checkpoints][-1] == 7
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 2.6e6
     ip.user_ns["a"] = np.zeros(1_000_000)
     told = checkpoint.save(ip, tmp_path, 8, limit=2.5e6)
     assert "0.0025 GB" in told.problem and told.last == 7
     for i in range(9, 30):
         checkpoint.save(shell(i=i), tmp_path, i, keep=3)
-    assert len(checkpoint.read(tmp_path).checkpoints) == 3 and len([*tmp_path.glob("*.pkl")]) == 3
+    assert len(read(tmp_path).checkpoints) == 3 and len([*tmp_path.glob("*.pkl")]) == 3
 
 
 WRITES = """
@@ -898,7 +900,7 @@ def test_killed_within_a_save(later: int, tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_passed_over(what: str, how: str, tmp_path: Path) -> None:
     for i in range(2):
         assert checkpoint.save(shell(i=i, a=np.full(100_000, float(i))), tmp_path, i).kept
-    newest = checkpoint.read(tmp_path).checkpoints[-1]
+    newest = read(tmp_path).checkpoints[-1]
     path = tmp_path / (newest.pickle if what == "*.pkl" else f"blobs/{newest.blobs[0]}")
     data = path.read_bytes()
     path.unlink() if how == "gone" else path.write_bytes(data[:-9] + (b"" if how == "cut" else b"123456789"))
@@ -909,11 +911,11 @@ def test_a_damaged_checkpoint_is_passed_over(what: str, how: str, tmp_path: Path
 
 def test_a_state_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     assert checkpoint.save(shell(i=1), tmp_path, 0).kept
-    (tmp_path / checkpoint.STATE).write_text("{")
+    (tmp_path / STATE).write_text("{")
     assert checkpoint.restore(shell(), tmp_path).cell is None
-    (tmp_path / checkpoint.STATE).write_text('{"format": 2}')
+    (tmp_path / STATE).write_text('{"format": 2}')
     with pytest.raises(InvalidRequest, match="Upgrade"):
-        checkpoint.read(tmp_path)
+        read(tmp_path)
     assert "Upgrade" in checkpoint.save(shell(i=1), tmp_path, 0).problem
 
 
@@ -935,7 +937,7 @@ def test_what_needs_a_module_that_is_gone_says_so(tmp_path: Path, monkeypatch: p
 
 def test_another_python_is_refused_and_another_package_told(tmp_path: Path) -> None:
     assert checkpoint.save(shell(i=1), tmp_path, 0).kept
-    path = tmp_path / checkpoint.STATE
+    path = tmp_path / STATE
     data = json.loads(path.read_text())
     data["checkpoints"][0]["packages"]["numpy"] = "1.0"
     path.write_text(json.dumps(data))
@@ -950,7 +952,7 @@ def test_a_run_from_the_start_forgets_another_ones(tmp_path: Path) -> None:
     for i in range(3):
         assert checkpoint.save(shell(i=i), tmp_path, i).kept
     assert not checkpoint.save(shell("g = (i for i in 'ab')"), tmp_path, 1).kept
-    assert [c.cell for c in checkpoint.read(tmp_path).checkpoints] == [0]
+    assert [c.cell for c in read(tmp_path).checkpoints] == [0]
 
 
 def test_the_import_is_cheap() -> None:
@@ -966,15 +968,15 @@ CELLS = st.lists(st.text("ab \n", max_size=3), max_size=8)
 @given(CELLS, CELLS, st.sets(st.integers(0, 7)))
 def test_a_plan_never_uses_what_an_edit_touched(old: list[str], new: list[str], kept: set[int]) -> None:
     new = [*old[: len(old) // 2], *new]
-    state = checkpoint.State(tuple(checkpoint.Checkpoint(k, "", "", (), 0, "") for k in sorted(kept) if k < len(old)))
-    first = checkpoint.plan(state, checkpoint.digests(old), checkpoint.digests(new))
+    state = State(tuple(Checkpoint(k, "", "", (), 0, "") for k in sorted(kept) if k < len(old)))
+    first = plan(state, digests(old), digests(new))
     usable = [c.cell for c in state.checkpoints if old[: c.cell + 1] == new[: c.cell + 1]]
     assert first == max(usable, default=-1) + 1
 
 
 @given(st.lists(st.integers(0, 200)), st.integers(1, 30))
 def test_thin(cells: list[int], keep: int) -> None:
-    left = checkpoint.thin(cells, keep)
+    left = thin(cells, keep)
     assert left == sorted(set(left)) and set(left) <= set(cells)
     assert len(left) == min(keep, len(set(cells))) and (not cells or left[-1] == max(cells))
 
@@ -983,7 +985,7 @@ def test_thin(cells: list[int], keep: int) -> None:
 def test_thinned_as_they_come_the_old_are_there_too(count: int) -> None:
     left: list[int] = []
     for k in range(count):
-        left = checkpoint.thin([*left, k], checkpoint.KEEP)
+        left = thin([*left, k], KEEP)
     gaps = [b - a for a, b in zip([-1, *left], left, strict=False)]
     assert gaps[-1] == 1 and max(gaps) <= 2 + count / 3 and left[0] <= count / 3
 
@@ -1012,6 +1014,9 @@ REPLAYED = {
     "try:\n    import a\n    run()\nexcept ImportError:\n    pass": [],
     "def f():\n    import a": [],
     "x = 1\nfrom __future__ import annotations": ["from __future__ import annotations"],
+    "!time import a\n%time %load_ext d": ["%load_ext d"],
+    "cd ..\nif x:\n    rm -r y\nimport a": ["import a"],
+    "!ls\n" * 3_000 + "import a": ["import a"],
     ", f a b\nimport a\nfrom b import (\n c)\n%load_ext d": ["import a", "from b import c", "%load_ext d"],
     "!ls \\\n  -l\nimport a": ["import a"],
     "": [],
@@ -1023,16 +1028,16 @@ REPLAYED = {
 
 @pytest.mark.parametrize("source", REPLAYED)
 def test_replay(source: str) -> None:
-    assert checkpoint.replay([source]).splitlines() == REPLAYED[source]
+    assert replay([source]).splitlines() == REPLAYED[source]
 
 
 @given(st.lists(st.sampled_from([*REPLAYED]), max_size=8))
 def test_replay_of_many_cells(cells: list[str]) -> None:
-    lines = checkpoint.replay(cells).split("\n")
+    lines = replay(cells).split("\n")
     ast.parse("\n".join(line for line in lines if not line.startswith("%")))
     assert {line for line in lines if line} == {line for source in cells for line in REPLAYED[source]}
 
 
 @given(st.lists(st.text() | st.text("%!?=x \n('\"#import\\\0", max_size=30), max_size=3))
 def test_replay_takes_any_text(cells: list[str]) -> None:
-    assert isinstance(checkpoint.replay(cells), str)
+    assert isinstance(replay(cells), str)

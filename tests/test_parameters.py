@@ -23,19 +23,10 @@ from papermill.cli import _resolve_type
 from papermill.translators import PythonTranslator
 
 from deploy_ext.core import InvalidRequest
-from deploy_ext.parameters import (
-    Given,
-    Member,
-    Parameter,
-    bind,
-    code,
-    declared,
-    given,
-    grid,
-    guess,
-    plain,
-    table,
-)
+from deploy_ext.declaration import Parameter, declared
+from deploy_ext.given import Given, given
+from deploy_ext.literals import Member, guess, plain
+from deploy_ext.parameters import bind, code, grid, table
 
 
 def notebook(source: str | list[str], *before: str, tags: tuple[str, ...] = ("parameters",)) -> dict[str, Any]:
@@ -730,6 +721,11 @@ def test_plain_values_are_json_and_the_same_each_time(values: dict[str, Any]) ->
     text.encode()
     assert json.loads(text) == held
     assert list(held) == list(values)
+
+
+def test_nan_is_null_and_infinity_a_text() -> None:
+    values = {"x": [math.nan, {"y": np.float64("nan")}], "z": -math.inf}
+    assert plain(values) == {"x": [None, {"y": None}], "z": "-inf"}
 
 
 def test_numbers_that_python_writes_in_hex_only() -> None:

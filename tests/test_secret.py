@@ -30,7 +30,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from deploy_ext.core import InvalidRequest
-from deploy_ext.secret import BLOCK, COMMON, Scrubber, Secret, forms, resolve
+from deploy_ext.disguises import forms
+from deploy_ext.scrubber import BLOCK, Scrubber
+from deploy_ext.secret import COMMON, Secret, resolve
 
 TOKEN = 'kX9fz2!Qw7/Lr"0+sT4'
 PEM = (

@@ -27,7 +27,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deploy_ext.core import InvalidRequest
-from deploy_ext.parameters import declared
+from deploy_ext.declaration import declared
 from deploy_ext.starters import KINDS, WEEKDAYS, Cron, Told, calendar, next_steps, sentence, starter, write
 
 HARD = 'it\'s ${{ secrets.X }} }} $(id) `id` $HOME $$ %% %n \\\\% \\ "x" #: - é🛫\ufeff\u2028'

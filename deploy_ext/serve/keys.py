@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..core import DeployError, InvalidRequest, nearest, now, write_atomic
+from ..core import UNITS, DeployError, InvalidRequest, nearest, now, seconds, write_atomic
 from ..records import Listing, ModelRef, Record
 
 # %% auto #0
@@ -31,21 +31,18 @@ __all__ = ['ROLES', 'FILE', 'SLOTS', 'parse_rate', 'parse_expiry', 'Key', 'Refus
            'wait', 'Unauthorized', 'Forbidden', 'TooMany', 'Keys']
 
 # %% ../../nbs/32_serve_keys.ipynb #keys-words-code
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
-
 def parse_rate(text: str) -> tuple[float, int]:
     """Requests per second and at once of `100/s`, `5000/m` or `10000/h`. Raises `InvalidRequest`."""
     if not (found := re.fullmatch(r"([1-9]\d{0,8})/([smh])", text)):
         raise InvalidRequest(f"'{text}' is no rate. Type a number per second, minute or hour: 100/s, 5000/m, 10000/h.")
-    return int(found[1]) / _SECONDS[found[2]], int(found[1])
+    return int(found[1]) / UNITS[found[2]], int(found[1])
 
 
 def parse_expiry(text: str) -> timedelta:
     """How long a key is valid: `12h`, `30d` or `8w`. Raises `InvalidRequest`."""
-    if not (found := re.fullmatch(r"([1-9]\d{0,3})([hdw])", text)):
+    if not re.fullmatch(r"[1-9]\d{0,3}[hdw]", text):
         raise InvalidRequest(f"'{text}' is no time to expire after. Type hours, days or weeks: 12h, 30d, 8w.")
-    return timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
+    return timedelta(seconds=seconds(text) or 0)
 
 # %% ../../nbs/32_serve_keys.ipynb #keys-record-code
 ROLES = {
