@@ -57,7 +57,8 @@ def own_kernel(notebook: Path, kernel: str = "python3") -> Iterator[Any]:
         sockets = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
         manager = AsyncKernelManager(kernel_name=kernel, kernel_spec_manager=only, **sockets)
         try:
-            manager.kernel_spec.env = {**manager.kernel_spec.env, SESSION: str(notebook.absolute())}
+            spec: Any = manager.kernel_spec
+            spec.env = {**spec.env, SESSION: str(notebook.absolute())}
             yield manager
         finally:
             if manager.has_kernel:

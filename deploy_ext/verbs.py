@@ -529,9 +529,8 @@ def retrain(
             order = asked(str(notebook), parameters, file, lenient, **told)
     if dry_run:
         return swept_plan(order, plan) if plan else planned(order, dvc_pull)
-    return work(
-        order, plan, ticket, lambda v, rules, why: _crown(str(v), why, rules), Manner(on_overlap, force, dvc_pull)
-    )
+    manner = Manner(on_overlap, force, dvc_pull)
+    return work(order, plan, ticket, lambda version, rules, why: _crown(str(version), why, rules), manner)
 
 
 def about(option: Option, word: str) -> str:
