@@ -37,10 +37,11 @@ def _line(value: Any) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Notice(Record):
-    """A message about a job. code: its exit code; before: how the job before it ended; gates: those that failed."""
+    """A message about a job of `verb`. before: how the job before it ended; gates: those that failed."""
 
     outcome: str
     notebook: str
+    verb: str = "retrain"
     code: int = 0
     model: str | None = None
     before: str | None = None
@@ -68,7 +69,8 @@ class Notice(Record):
         return {0: "success", 3: "warning"}.get(self.code, "failure")
 
     def _title(self) -> str:
-        return f"retrain {_line(self.model or self.notebook)}: {self.outcome}{', recovered' if self.recovered else ''}"
+        after = ", recovered" if self.recovered else ""
+        return f"{self.verb} {_line(self.model or self.notebook)}: {self.outcome}{after}"
 
     def _rows(self) -> list[dict[str, Any]]:
         told = {

@@ -460,6 +460,9 @@ def _first(ticket: Ticket, notebook: Any) -> int:
     return here[first - 1][0] + 1 if first else 0
 
 
+_WITHHELD = {"DEPLOY_EXT_NOTIFY": ""}  # tokens that a cell could print; a job inside of a job sends nothing
+
+
 def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None) -> Job:
     """The ticket's order as a job that goes on where an earlier attempt has ended."""
     order, notebook = ticket.order, prepared(ticket.order)
@@ -470,7 +473,7 @@ def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None) -
         out=order.out or str(ticket.folder / "executed.ipynb"),
         folder=ticket.folder,
         secrets={name: resolve(name, os.environ) for name in order.secrets},
-        environ={JOB: ticket.id, PARENT: ticket.run, "DEPLOY_EXT_PROJECT": str(project())},
+        environ={JOB: ticket.id, PARENT: ticket.run, "DEPLOY_EXT_PROJECT": str(project()), **_WITHHELD},
         cwd=order.cwd,
         kernel=order.kernel,
         timeout=left,

@@ -16,7 +16,7 @@ from .registry import Registry
 from .store import TAG, Store, experiment
 
 # %% auto #0
-__all__ = ['Run', 'begin', 'resume', 'made_by']
+__all__ = ['Run', 'begin', 'resume', 'made_by', 'outcome_before']
 
 # %% ../nbs/14_runs.ipynb #runs-run-code
 _LONGEST = 6000  # characters of a parameter that MLflow takes
@@ -68,3 +68,15 @@ def made_by(registry: Registry, job: str) -> list[Version]:
     runs = list(store.pages("search_runs", [where], f"tags.`{TAG}job` = '{job}'"))
     found = [v for run in runs for v in store.pages("search_model_versions", f"run_id = '{run.info.run_id}'")]
     return sorted((registry.version(f"{v.name}/{v.version}") for v in found), key=lambda v: v.created)
+
+# %% ../nbs/14_runs.ipynb #runs-before-code
+def outcome_before(store: Store, model: str | None, notebook: str) -> str | None:
+    """How the last job of the model (or of the notebook, if it names none) has ended; None when nobody knows."""
+    what, value = ("attributes.run_name", f"retrain {model}") if model else ("tags.`mlflow.source.name`", notebook)
+    mark = '"' if "'" in value else "'"
+    if mark in value:
+        return None
+    where = experiment(store, f"{settings().experiment}.jobs")
+    words = f"{what} = {mark}{value}{mark} and tags.`{TAG}outcome` != ''"
+    ended = store.call("search_runs", [where], words, max_results=1, order_by=["attributes.end_time DESC"])
+    return ended[0].data.tags[f"{TAG}outcome"] if ended else None

@@ -26,7 +26,7 @@ from .attribution import asker, draw, of_label, prepared, said
 from .bundle import Bundle, open_bundle
 from .capture import data_digest, git, notebook, reload
 from .card import card
-from .checkup import examine
+from .checkup import delivery, examine
 from .contract import Contract, infer
 from deploy_ext.core import (
     DeployError,
@@ -77,12 +77,14 @@ from .jury import JUDGES, Evidence, aim, facts_of, must_hold
 from .making import fitted_on, here, make, split
 from .metrics import table
 from .moving import champions, move, settled
+from .notify import check, notice, send
 from .output import describe_output, names
 from .records import Endpoint, Event, Listing, ModelRef, Record, Verdict, Version
 from .registry import CHAMPION, Registry
 from .report import serve as publish
 from .report import write as write_report
 from deploy_ext.retrain import (
+    Order,
     Retrained,
     alone,
     asked,
@@ -94,6 +96,7 @@ from deploy_ext.retrain import (
     seconds,
     ticket_of,
 )
+from .runs import outcome_before
 from .scored import trivial
 from .serve import keys
 from .serve.journal import journal_folder, salt_of
@@ -478,6 +481,26 @@ def rollback(
 _crown = promote  # the verb, where `promote` is a parameter
 
 
+def _announced(order: Order, registry: Registry, job: Callable[[], Retrained]) -> Retrained:
+    """Run a job, and tell those whom `notify` names how it ended. Raises `InvalidRequest` first if that cannot be."""
+    if not (addresses := settings().notify):
+        return job()
+    check(addresses)
+    before = None
+    with contextlib.suppress(DeployError):  # without it a recovery is not seen as one
+        before = outcome_before(registry.store, order.model, order.notebook)
+    try:
+        done = job()
+    except Exception as e:
+        failed = {"outcome": "failed", "exit_code": getattr(e, "exit_code", 1), "notebook": order.notebook}
+        for note in send(notice(failed, order.model), addresses):
+            e.add_note(note)
+        raise
+    told = notice(done.to_dict(), order.model, before)
+    missed = send(told, addresses) if told.news else ()
+    return dataclasses.replace(done, notes=(*done.notes, *missed))
+
+
 @verb
 def retrain(
     notebook: Annotated[
@@ -528,8 +551,12 @@ def retrain(
             raise InvalidRequest(f"{ended.id} has ended, perhaps while this one waited. Run its notebook again.")
         if not (resume or force) and (done := earlier(order, registry)):
             return done
-        ticket = ticket_of(resume) if resume else opened(order, registry)
-        return carry_out(ticket, registry, lambda version, rules, why: _crown(str(version), why, rules))
+
+        def job() -> Retrained:
+            ticket = ticket_of(resume) if resume else opened(order, registry)
+            return carry_out(ticket, registry, lambda version, rules, why: _crown(str(version), why, rules))
+
+        return _announced(order, registry, job)
 
 
 def about(option: Option, word: str) -> str:
@@ -934,8 +961,12 @@ def report(
 
 
 @verb
-def doctor() -> Listing:
-    """Say what this machine can do and what is missing, with the command that mends it."""
-    found = examine()
+def doctor(
+    notify: Annotated[bool, Arg("send a test message to those whom the setting notify names")] = False,
+) -> Listing:
+    """Say what this machine can do and what is missing, with the command that mends it.
+
+    Raises `InvalidRequest` when a test message is to be sent, and nobody is named."""
+    found = (*delivery(), *examine()) if notify else examine()
     ill = [f for f in found if not f.sound]
     return Listing(f"{len(ill)} things to mend" if ill else "all is well", tuple(found))
