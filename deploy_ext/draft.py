@@ -19,17 +19,16 @@ from .records import Event
 from .store import TAG, AlreadyThere, NotThere, Store, erase
 
 # %% auto #0
-__all__ = ['JOB', 'PARENT', 'of_job', 'Draft', 'undo']
+__all__ = ['JOB', 'of_job', 'Draft', 'undo']
 
 # %% ../nbs/12_draft.ipynb #draft-job-code
 JOB = "DEPLOY_EXT_JOB"  # in a job's kernel: the id of the job
-PARENT = "DEPLOY_EXT_JOB_RUN"  # and of its MLflow run
 
 
 def of_job() -> dict[str, str]:
-    """The tags of a run that is made inside of a job: which job, and the run that it hangs below."""
-    told = {f"{TAG}job": os.environ.get(JOB), "mlflow.parentRunId": os.environ.get(PARENT)}
-    return {key: value for key, value in told.items() if value}
+    """The tag of a run that is made inside of a job: which job."""
+    job = os.environ.get(JOB)
+    return {f"{TAG}job": job} if job else {}
 
 # %% ../nbs/12_draft.ipynb #draft-make-code
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from .report import own_kernel
 from .secret import PREFIX, Scrubber
 
 # %% auto #0
-__all__ = ['SHARE', 'ALLOWANCE', 'TRIAL', 'STATE', 'READS', 'DONE', 'title', 'Job', 'Watch', 'Stopped', 'execute']
+__all__ = ['SHARE', 'ALLOWANCE', 'TRIAL', 'STATE', 'READS', 'DONE', 'title', 'Halt', 'Job', 'Watch', 'Stopped', 'execute']
 
 # %% ../nbs/43_job.ipynb #job-title-code
 _TITLE = 60  # characters
@@ -52,12 +52,39 @@ def title(cells: list[Any], index: int) -> str:
     return (heading or (lines[0] if lines else ""))[:_TITLE]
 
 # %% ../nbs/43_job.ipynb #job-job-code
+class Halt:
+    """Stops all jobs that it was given to, from another thread: their kernels are killed, their states stay."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.kernels: set[int] = set()
+
+    def __call__(self) -> None:
+        self.asked = True
+        for pid in list(self.kernels):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def over(self, kernel: int) -> Iterator[None]:
+        """A kernel that is killed when all is to stop; one that came too late is killed at once."""
+        self.kernels.add(kernel)
+        try:
+            if self.asked:
+                self()
+            yield
+        finally:
+            self.kernels.discard(kernel)
+
+
 @dataclass(frozen=True)
 class Job:
     """A notebook that is to be run. Times are in seconds.
 
     notebook: as nbformat reads it. out: where the executed copy goes, a path or an address that papermill can write to.
     secrets: parameter -> value, bound in the kernel after the cell `bind`. environ: of the kernel, beside our own.
+    halt: what stops it together with others that run in threads; what they print is not shown. figure: a variable that
+    is asked for at the end.
     """
 
     notebook: Any
@@ -72,6 +99,8 @@ class Job:
     cell_timeout: float | None = None
     first: int = 0
     say: Callable[[int, str], None] = lambda index, called: None
+    halt: Halt | None = None
+    figure: str | None = None
 
     @property
     def cells(self) -> list[Any]:
@@ -148,6 +177,7 @@ class Watch:
     def __post_init__(self) -> None:
         self.scrubber = Scrubber(dict(self.job.secrets)) if self.job.secrets else None
         self.first = self.job.first
+        self.figures: dict[str, float] = {}
         self.code = [i for i, c in enumerate(self.job.cells) if c["cell_type"] == "code"]
 
     def begin(self, client: Any) -> None:
@@ -197,11 +227,15 @@ class Watch:
                 self.spent += self.last
 
     def end(self, client: Any) -> None:
-        """All cells have run: ask what they have read, if all of them ran in this kernel."""
+        """All cells have run: ask what they have read, if all of them ran in this kernel, and for the figure."""
         if self.job.folder and self.job.python and self.first == 0:
             with contextlib.suppress(NotebookFailed):
                 told = _ask(client, "__import__('deploy_ext.reads', fromlist=['report']).report().to_json()")
                 write_atomic(self.job.folder / READS, told, mode=0o600)
+        if self.job.figure and self.job.python:
+            with contextlib.suppress(NotebookFailed, ValueError):
+                told = _ask(client, f"str(float(get_ipython().user_ns[{self.job.figure!r}]))")
+                self.figures[self.job.figure] = float(told)
 
     def _bind(self, client: Any) -> None:
         for name, value in self.job.secrets.items():
@@ -239,11 +273,13 @@ class Watch:
 class _Live:
     """Where the notebook's output is shown while it runs, without its secrets."""
 
-    def __init__(self, scrubber: Scrubber | None):
-        self.stream = scrubber and scrubber.stream()
+    def __init__(self, scrubber: Scrubber | None, mute: bool):
+        self.stream, self.mute = scrubber and scrubber.stream(), mute
 
     def write(self, text: str) -> None:
         """Show `text`; the end of it that may still become a secret waits for what follows."""
+        if self.mute:
+            return
         aside(self.stream.feed(text) if self.stream else text)
 
     def flush(self) -> None:
@@ -288,6 +324,11 @@ def _engine() -> str:
 
         def papermill_execute_cells(self) -> None:
             watch = self.nb_man.watch
+            halt, kernel = watch.job.halt, getattr(getattr(self.km, "provisioner", None), "pid", None)
+            with halt.over(kernel) if halt and kernel else contextlib.nullcontext():
+                self._cells(watch)
+
+        def _cells(self, watch: Watch) -> None:
             watch.begin(self)
             for index in range(watch.first, len(self.nb.cells)):
                 watch.before(self, index)
@@ -369,7 +410,7 @@ def _failed(job: Job, error: Any) -> DeployError:
 def _ended(watch: Watch, error: BaseException) -> DeployError:
     """What it means that papermill gave up: a limit of time, SIGTERM, a kernel that is gone or unknown, no space."""
     job, place = watch.job, f"{watch.job.name}, cell {watch.running + 1}"
-    if isinstance(error, Stopped):
+    if isinstance(error, Stopped) or (job.halt and job.halt.asked):
         return TimedOut(f"{place}: stopped by SIGTERM", cell=watch.running)
     if isinstance(error, TimeoutError):
         over = (left := watch.left()) is not None and left <= 0
@@ -392,7 +433,7 @@ def execute(job: Job) -> Watch:
     from papermill.exceptions import PapermillExecutionError
 
     watch = Watch(job)
-    live = _Live(watch.scrubber)
+    live = _Live(watch.scrubber, mute=job.halt is not None)
     told = {"progress_bar": False, "stdout_file": live, "stderr_file": live, "watch": watch}
     try:
         with _stoppable(), _kernel(job) as manager:

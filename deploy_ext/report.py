@@ -52,16 +52,14 @@ def own_kernel(notebook: Path, kernel: str = "python3") -> Iterator[Any]:
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
 
-    before = os.environ.get(SESSION)
     with tempfile.TemporaryDirectory() as folder:
         only = KernelSpecManager(kernel_dirs=[]) if kernel == "python3" else KernelSpecManager()
         sockets = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
         manager = AsyncKernelManager(kernel_name=kernel, kernel_spec_manager=only, **sockets)
-        os.environ[SESSION] = str(notebook.absolute())
         try:
+            manager.kernel_spec.env = {**manager.kernel_spec.env, SESSION: str(notebook.absolute())}
             yield manager
         finally:
-            os.environ.pop(SESSION) if before is None else os.environ.update({SESSION: before})
             if manager.has_kernel:
                 run_sync(manager.shutdown_kernel)(now=True)
 

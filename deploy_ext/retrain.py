@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
+import importlib
 import importlib.metadata
 import json
 import os
 import platform
 import re
-import secrets as random
-import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,336 +28,33 @@ from deploy_ext.core import (
     DeployError,
     InvalidRequest,
     digest,
-    home,
-    nearest,
-    now,
     progress,
     project,
     settings,
     whoami,
     write_atomic,
 )
-from .draft import JOB, PARENT
-from .job import DONE, READS, STATE, TRIAL, Job, Watch, execute, title
+from .draft import JOB
+from .job import DONE, READS, STATE, Halt, Job, Watch, execute, title
 from .junit import job_junit
-from .parameters import bind, code, declared, given, plain, table
+from .order import Order, Ticket, fetched, load, new_id, prepared, tickets
+from .parameters import declared, table
 from .reads import Reads, cacheable, changed, digest_of, dvc_of, environment
-from .records import Record, Verdict, Version, cell
+from .records import Version
 from .registry import CHAMPION, Registry
 from .report import to_html
-from .runs import Run, begin, made_by, resume
+from .runs import Run, adopt, begin, made_by, resume
 from .secret import resolve
+from .summary import BY_CODE, Retrained
 
 # %% auto #0
-__all__ = ['CODES', 'Promote', 'Order', 'load', 'prepared', 'Ticket', 'tickets', 'ticket_of', 'alone', 'Retrained', 'seconds',
-           'asked', 'described', 'planned', 'key_of', 'earlier', 'opened', 'may_pass', 'candidate', 'carry_out']
+__all__ = ['Promote', 'planned', 'key_of', 'earlier', 'opened', 'may_pass', 'candidate', 'settle', 'failed', 'carry_out', 'keep']
 
-# %% ../nbs/49_retrain.ipynb #retrain-order-code
-@dataclass(frozen=True, repr=False)
-class Order(Record):
-    """A job as it was asked for. Times are in seconds; `code` is the cell with the values of the parameters.
-
-    data, target: names in the notebook, or files, that the candidate is judged on. secrets: names only.
-    """
-
-    notebook: str
-    code: str = ""
-    parameters: dict[str, Any] = field(default_factory=dict)
-    secrets: tuple[str, ...] = ()
-    model: str | None = None
-    data: str | None = None
-    target: str | None = None
-    gates: str | None = None
-    promote: bool = False
-    out: str | None = None
-    kernel: str | None = None
-    cwd: str | None = None
-    timeout: float | None = None
-    cell_timeout: float | None = None
-    retries: int = 0
-    backoff: float = 30.0
-
-# %% ../nbs/49_retrain.ipynb #retrain-read-code
-def load(notebook: str) -> Any:
-    """The notebook at a path or address. Raises `InvalidRequest` when there is none."""
-    import nbformat
-
-    if "://" not in notebook and not Path(notebook).is_file():
-        near = [str(p) for p in Path(notebook).parent.glob("*.ipynb")] if Path(notebook).parent.is_dir() else []
-        raise InvalidRequest(f"there is no notebook '{notebook}'. {nearest(notebook, near)}", notebook=notebook)
-    try:
-        text = _fetched(notebook) if "://" in notebook else Path(notebook).read_text(encoding="utf-8")
-        book = nbformat.reads(text, as_version=4)
-        return nbformat.v4.upgrade(book)
-    except Exception as e:  # of any handler of papermill, or of nbformat
-        told = " ".join(str(e).split())[:200]
-        raise InvalidRequest(f"'{notebook}' cannot be read as a notebook: {told}", notebook=notebook) from e
-
-
-def _fetched(address: str) -> str:
-    """The text at an address that papermill can read. A file needs no papermill, whose import takes seconds."""
-    from papermill.iorw import papermill_io
-
-    return papermill_io.read(address)
-
-
-def _tagged(book: Any, tag: str) -> int:
-    """The first cell with the tag, or -1."""
-    return next((i for i, c in enumerate(book.cells) if tag in c.metadata.get("tags", [])), -1)
-
-
-def prepared(order: Order) -> Any:
-    """The notebook with the values behind its parameters cell, and the trial of the candidate at its end."""
-    from nbformat.v4 import new_code_cell
-
-    notebook = load(order.notebook)
-    if order.code:
-        cell_ = new_code_cell(order.code, metadata={"tags": ["injected-parameters"]}, id="injected-parameters")
-        old, declared_at = _tagged(notebook, "injected-parameters"), _tagged(notebook, "parameters")
-        if old >= 0:
-            notebook.cells[old] = cell_
-        else:
-            notebook.cells.insert(declared_at + 1, cell_)
-    notebook.metadata.papermill = {
-        "default_parameters": {},
-        "environment_variables": {},
-        "parameters": dict(order.parameters),
-        "version": importlib.metadata.version("papermill"),
-    }
-    if order.model and order.data:
-        words = [f"--{k} {shlex.quote(v)}" for k in ("data", "target", "gates") if (v := getattr(order, k))]
-        said = f"%deploy validate {order.model} {' '.join(words)}"
-        notebook.cells.append(new_code_cell(said, metadata={"tags": [TRIAL]}, id=TRIAL))
-    return notebook
-
-# %% ../nbs/49_retrain.ipynb #retrain-state-code
-def _jobs() -> Path:
-    folder = home() / "jobs"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
-
-
-@dataclass(frozen=True, repr=False)
-class Ticket(Record):
-    """A job under way: its order, the MLflow run that it fills, and the digest of all that was known of it before."""
-
-    id: str
-    order: Order
-    run: str
-    key: str = ""
-    began: datetime = field(default_factory=now)
-    ended: bool = False
-
-    @property
-    def folder(self) -> Path:
-        """Where everything about it lies."""
-        return _jobs() / self.id
-
-    def keep(self) -> Ticket:
-        """Write it."""
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        write_atomic(self.folder / "job.json", self.to_json(), mode=0o600)
-        return self
-
-
-def tickets() -> list[Ticket]:
-    """All jobs of the project, oldest first."""
-    found: list[Ticket] = [Ticket.from_dict(json.loads(path.read_text())) for path in _jobs().glob("*/job.json")]
-    return sorted(found, key=lambda ticket: ticket.began)
-
-
-def ticket_of(word: str) -> Ticket:
-    """The job with this id; `last` is the newest of its notebook, if it did not end. Raises `InvalidRequest`."""
-    known = tickets()
-    if word == "last":
-        newest = {ticket.order.notebook: ticket for ticket in known}
-        if unfinished := [ticket for ticket in newest.values() if not ticket.ended]:
-            return max(unfinished, key=lambda ticket: ticket.began)
-        raise InvalidRequest("there is no job to go on with: all have ended.")
-    for ticket in known:
-        if ticket.id == word:
-            return ticket
-    raise InvalidRequest(f"there is no job '{word}'. {nearest(word, [t.id for t in known])}", job=word)
-
-# %% ../nbs/49_retrain.ipynb #retrain-lock-code
-@contextlib.contextmanager
-def alone(what: str, on_overlap: str) -> Iterator[bool]:
-    """Only one job at a time for `what`. on_overlap: wait, skip (False is yielded) or fail. Raises `InvalidRequest`."""
-    if on_overlap not in ("wait", "skip", "fail"):
-        raise InvalidRequest(f"--on-overlap {on_overlap}: {nearest(on_overlap, ('wait', 'skip', 'fail'))}")
-    with (_jobs() / f"{digest(what)[:16]}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if on_overlap == "fail":
-                raise InvalidRequest(
-                    f"another job of {what} is running. Wait for it, or say --on-overlap wait."
-                ) from None
-            if on_overlap == "skip":
-                yield False
-                return
-            sys.stderr.write(f"Another job of {what} is running; this one waits for it.\n")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield True
-
-# %% ../nbs/49_retrain.ipynb #retrain-record-code
-CODES = {
-    "promoted": 0,
-    "done": 0,
-    "skipped": 0,
-    "planned": 0,
-    "refused": 3,
-    "violated": 4,
-    "failed": 5,
-    "endpoint failed": 6,
-    "timed out": 7,
-}
-_BY_CODE = {code_: outcome for outcome, code_ in CODES.items() if code_}
-
-
-@dataclass(frozen=True, repr=False)
-class Retrained(Record):
-    """A job and how it went. cells: how many the notebook has; ran: how many of them ran now."""
-
-    job: str
-    outcome: str
-    notebook: str
-    parameters: dict[str, Any] = field(default_factory=dict)
-    told: str = ""
-    cells: int = 0
-    ran: int = 0
-    seconds: float = 0.0
-    attempts: int = 1
-    version: str | None = None
-    champion: str | None = None
-    verdict: Verdict | None = None
-    cached: bool = False
-    folder: str = ""
-    executed: str = ""
-    run: str = ""
-    notes: tuple[str, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """What the command line ends with."""
-        return CODES[self.outcome]
-
-    @property
-    def passed(self) -> bool:
-        """Did it do all that was asked?"""
-        return self.exit_code == 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data; `exit_code` is written too."""
-        return {**super().to_dict(), "exit_code": self.exit_code}
-
-    def _title(self) -> str:
-        return f"{self.notebook}: {self.outcome}{f': {self.told}' if self.told else ''}"
-
-    def _rows(self) -> list[dict[str, Any]]:
-        known = {
-            "job": self.job,
-            "cells": f"{self.ran} of {self.cells} run" if self.cells else None,
-            "answered": "from that job: nothing has changed since (--force runs it again)" if self.cached else None,
-            "took": f"{self.seconds:.1f} s" + (f", {self.attempts} attempts" if self.attempts > 1 else ""),
-            "parameters": ", ".join(f"{k}={v}" for k, v in self.parameters.items()),
-            "version": self.version,
-            "champion": self.champion,
-            "verdict": self.verdict and ("passed" if self.verdict.passed else "failed"),
-            "executed copy": self.executed,
-            "MLflow run": self.run,
-        }
-        return [{"what": k, "": v} for k, v in known.items() if v not in (None, "")]
-
-    def _notes(self) -> str:
-        return "\n".join(self.notes)
-
-    def __repr__(self) -> str:
-        shown = [super().__repr__()]
-        return "\n\n".join(shown + ([repr(self.verdict)] if self.verdict else []))
-
-    def _repr_html_(self) -> str:
-        return super()._repr_html_() + (self.verdict._repr_html_() if self.verdict else "")
-
-    def markdown(self) -> str:
-        """As the summary of a step in GitHub Actions."""
-        rows = [f"| {row['what']} | {_escaped(row[''])} |" for row in self._rows()]
-        lines = [f"### {_escaped(self._title())}", "", "| | |", "|---|---|", *rows]
-        if self.verdict:
-            lines += ["", "| metric | value | threshold | result |", "|---|---|---|---|"]
-            lines += [
-                f"| {_escaped(c.metric)} | {cell(c.value)} | {_escaped(c.threshold)} | {c.result} |"
-                for c in self.verdict.checks
-            ]
-        return "\n".join([*lines, "", *self.notes, ""])
-
-
-def _escaped(text: Any) -> str:
-    """Text that Markdown leaves as it is, in one cell of a table."""
-    return " ".join(str(text).replace("|", "\\|").replace("<", "&lt;").split())
-
-# %% ../nbs/49_retrain.ipynb #retrain-ordered-code
-_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|m|h|d)?")
-_UNITS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def seconds(said: str | float | None, what: str) -> float | None:
-    """The seconds that `30s`, `5m`, `2h` or a number mean. Raises `InvalidRequest`."""
-    if said is None or isinstance(said, (int, float)):
-        return said
-    if found := _DURATION.fullmatch(said.strip()):
-        return float(found[1]) * _UNITS[found[2]]
-    raise InvalidRequest(f"{what} '{said}' is no length of time. Type 30s, 5m or 2h.")
-
-
-def asked(notebook: str, values: Any, file: Path | None, lenient: bool, **more: Any) -> Order:
-    """The order for a notebook with the given values of its parameters. Raises `InvalidRequest` with every fault."""
-    book = load(notebook)
-    known = declared(book, lenient)
-    found = bind(known, given(values, file, os.environ), lenient)
-    secrets = tuple(p.name for p in known if p.secret)
-    for name in secrets:
-        resolve(name, os.environ)  # what is missing is told now, and not by the kernel
-    more["out"] = _place(more.get("out"), found)
-    return Order(notebook, _injected(book, known, found), plain(found), secrets, **more)
-
-
-def _place(out: str | None, values: Mapping[str, Any]) -> str | None:
-    """The place of the executed copy; as for papermill, `{months}` in it is the value of a parameter."""
-    if not out or "{" not in out:
-        return out
-    from papermill.exceptions import PapermillMissingParameterException
-    from papermill.parameterize import add_builtin_parameters, parameterize_path
-
-    try:
-        return parameterize_path(out, add_builtin_parameters(dict(values)))
-    except (PapermillMissingParameterException, ValueError, IndexError, AttributeError) as e:
-        raise InvalidRequest(f"--out {out}: {e}. In braces stand names of parameters that are given with -p.") from e
-
-
-def _injected(book: Any, known: Any, values: Mapping[str, Any]) -> str:
-    """The source of the cell that gives the parameters their values; "" when there are none."""
-    if not values:
-        return ""
-    about = book.metadata
-    language = about.get("kernelspec", {}).get("language") or about.get("language_info", {}).get("name") or "python"
-    if language == "python":
-        return code(known, values)
-    from papermill.translators import papermill_translators
-
-    translator = papermill_translators.find_translator(about.get("kernelspec", {}).get("name"), language)
-    return translator.codify(dict(values), "Parameters")
-
-
-def described(notebook: str) -> str:
-    """The parameters of a notebook as help shows them."""
-    return repr(table(declared(load(notebook))))
-
-
+# %% ../nbs/49_retrain.ipynb #retrain-plan-code
 def planned(order: Order) -> Retrained:
     """What would happen, without anything happening."""
     book = prepared(order)
-    cells = sum(c.cell_type == "code" for c in book.cells)
+    cells = sum(c["cell_type"] == "code" for c in book["cells"])
     steps = [f"run {cells} cells of {order.notebook}"]
     if order.data:
         steps.append(f"validate the version of {order.model} that they register, on {order.data}")
@@ -373,7 +68,7 @@ def planned(order: Order) -> Retrained:
 # %% ../nbs/49_retrain.ipynb #retrain-cache-code
 def key_of(order: Order) -> str:
     """The digest of all that decides about a job before it runs."""
-    sources = [c["source"] for c in prepared(order).cells if c["cell_type"] == "code"]
+    sources = [c["source"] for c in prepared(order)["cells"] if c["cell_type"] == "code"]
     model = order.model or "-"
     files = {
         "gates": Path(order.gates or project() / f"{model}.gates"),
@@ -381,7 +76,7 @@ def key_of(order: Order) -> str:
         "data": Path(order.data) if order.data and Path(order.data).is_file() else None,
     }
     found = {name: path for name, path in files.items() if path and path.is_file()}
-    asked_for = {**order.parameters, "promote ": order.promote, "kernel ": order.kernel}
+    asked_for = {**order.parameters, "promote ": order.promote, "kernel ": order.kernel, "best ": order.best}
     return digest_of(sources, asked_for, environment(), order.secrets, found)
 
 
@@ -407,29 +102,37 @@ def _there(registry: Registry, version: str | None) -> bool:
         return version is None or bool(registry.version(version))
     return False
 
-# %% ../nbs/49_retrain.ipynb #retrain-opened-code
-def opened(order: Order, registry: Registry) -> Ticket:
-    """A ticket for the order, and the MLflow run that it fills: whence it comes, with which values."""
-    stem = re.sub(r"\W+", "-", Path(order.notebook).stem).strip("-") or "job"
-    job = f"{now():%Y%m%d-%H%M%S}-{stem}-{random.token_hex(2)}"
-    state = git(project())
+# %% ../nbs/49_retrain.ipynb #retrain-begin-code
+def opened(order: Order, sweep: str = "", name: str = "") -> Ticket:
+    """A ticket for the order. sweep, name: the job that it is a trial of, and its own name there."""
+    return Ticket(name or new_id(order.notebook), order, key_of(order), sweep=sweep).keep()
+
+
+def _run_of(ticket: Ticket, registry: Registry, parent: str) -> Run:
+    """The MLflow run that the ticket fills: whence the job comes, with which values. A trial's has a `parent`."""
+    if ticket.run:
+        return resume(registry.store, ticket.run)
+    order, state = ticket.order, git(project())
     tags = {
-        "deploy_ext.job": job,
-        "deploy_ext.notebook": digest("\n".join(c["source"] for c in load(order.notebook).cells)),
+        "deploy_ext.job": ticket.id,
+        "deploy_ext.notebook": digest("\n".join(c["source"] for c in load(order.notebook)["cells"])),
         "mlflow.source.name": order.notebook,
         "mlflow.source.git.commit": state.commit,
         "mlflow.source.git.branch": state.branch,
+        "mlflow.parentRunId": parent or None,
         "deploy_ext.dirty": state.dirty,
         "deploy_ext.python": platform.python_version(),
         "mlflow.user": whoami(settings().user),
     }
     known = {key: str(value) for key, value in tags.items() if value is not None}
-    run = begin(registry.store, f"retrain {order.model or stem}", known, order.parameters)
-    if state.diff:
-        run.keep({"diff.patch": state.diff})
-    installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
-    run.keep({"environment.txt": "\n".join(dict.fromkeys(installed)) + "\n"})
-    return Ticket(job, order, run.id, key_of(order)).keep()
+    run = begin(registry.store, f"retrain {order.model or Path(order.notebook).stem}", known, order.parameters)
+    dataclasses.replace(ticket, run=run.id).keep()
+    if not parent:
+        installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
+        texts = {"environment.txt": "\n".join(dict.fromkeys(installed)) + "\n", "diff.patch": state.diff}
+        run.keep({name: text for name, text in texts.items() if text})
+        importlib.import_module("nbconvert")  # for the page at the end
+    return run
 
 # %% ../nbs/49_retrain.ipynb #retrain-run-code
 _PASSING = re.compile(
@@ -463,9 +166,12 @@ def _first(ticket: Ticket, notebook: Any) -> int:
 _WITHHELD = {"DEPLOY_EXT_NOTIFY": ""}  # tokens that a cell could print; a job inside of a job sends nothing
 
 
-def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None) -> Job:
+def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None, halt: Halt | None) -> Job:
     """The ticket's order as a job that goes on where an earlier attempt has ended."""
-    order, notebook = ticket.order, prepared(ticket.order)
+    import nbformat
+
+    order = ticket.order
+    notebook = nbformat.v4.upgrade(nbformat.reads(json.dumps(prepared(order)), as_version=4))
     first = _first(ticket, notebook)
     return Job(
         notebook=notebook,
@@ -473,13 +179,15 @@ def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None) -
         out=order.out or str(ticket.folder / "executed.ipynb"),
         folder=ticket.folder,
         secrets={name: resolve(name, os.environ) for name in order.secrets},
-        environ={JOB: ticket.id, PARENT: ticket.run, "DEPLOY_EXT_PROJECT": str(project()), **_WITHHELD},
+        environ={JOB: ticket.id, "DEPLOY_EXT_PROJECT": str(project()), **_WITHHELD},
         cwd=order.cwd,
         kernel=order.kernel,
         timeout=left,
         cell_timeout=order.cell_timeout,
         first=first,
         say=step,
+        halt=halt,
+        figure=order.best and order.best.partition(":")[0],
     )
 
 # %% ../nbs/49_retrain.ipynb #retrain-attempts-code
@@ -488,7 +196,10 @@ class _Course:
     """What is known of a job while it runs."""
 
     ticket: Ticket
+    run: Future[Run]
+    halt: Halt | None = None
     began: float = field(default_factory=time.monotonic)
+    figures: dict[str, float] = field(default_factory=dict)
     attempts: int = 0
     cells: int = 0
     ran: int = 0
@@ -503,8 +214,9 @@ class _Course:
     def attempt(self) -> None:
         """Run the notebook once, from where the last attempt has ended. Raises `DeployError`."""
         self.attempts += 1
-        with _shown(self.ticket.order.notebook) as step:
-            job = _job(self.ticket, step, self.left)
+        shown = _shown(self.ticket.order.notebook) if self.halt is None else contextlib.nullcontext(_unseen)
+        with shown as step:
+            job = _job(self.ticket, self._watched(step), self.left, self.halt)
             self.cells = sum(c.cell_type == "code" for c in job.cells)
             if job.first:
                 done = sum(c.cell_type == "code" for c in job.cells[: job.first])
@@ -517,19 +229,34 @@ class _Course:
                 raise
             self._learn(job, watch)
 
+    def _watched(self, step: Callable[[int, str], None]) -> Callable[[int, str], None]:
+        """Before each cell: is there a run to fill? Raises what became of it otherwise."""
+
+        def say(index: int, called: str) -> None:
+            if self.run.done():
+                self.run.result()
+            step(index, called)
+
+        return say
+
     def _learn(self, job: Job, watch: Watch | None) -> None:
         """Count the cells that ran, and tell what could not be kept."""
         if watch is None:
             return
+        self.figures |= watch.figures
         self.ran += sum(c.cell_type == "code" for c in job.cells[watch.first : watch.running + 1])
         if watch.lost:
             self.notes.append(watch.lost)
 
 
+def _unseen(index: int, called: str) -> None:
+    """A trial is one of many: its cells are not shown."""
+
+
 @contextlib.contextmanager
 def _shown(notebook: str) -> Iterator[Callable[[int, str], None]]:
     """Progress: a bar where there is a terminal or a notebook, a line for each cell in a log."""
-    cells = [c for c in load(notebook).cells if c.cell_type == "code"]
+    cells = [c for c in load(notebook)["cells"] if c["cell_type"] == "code"]
     began, plainly = time.monotonic(), not sys.stderr.isatty() and "ipykernel" not in sys.modules
     count = 0
     with progress(Path(notebook).name, len(cells) + 2) as bar:
@@ -556,7 +283,8 @@ def _attempts(course: _Course) -> None:
             if course.attempts > order.retries or not may_pass(e) or (course.left is not None and course.left < pause):
                 raise
             course.notes.append(f"attempt {course.attempts}: {e}")
-            sys.stderr.write(f"{e}. Once more in {pause:g} s.\n")
+            if course.halt is None:
+                sys.stderr.write(f"{e}. Once more in {pause:g} s.\n")
             time.sleep(pause)
 
 # %% ../nbs/49_retrain.ipynb #retrain-candidate-code
@@ -574,70 +302,108 @@ def candidate(registry: Registry, ticket: Ticket) -> Version | None:
 Promote = Callable[[Version, Path | None, str], Version]
 
 
+def settle(order: Order, version: Version | None, registry: Registry, promote: Promote, why: str) -> dict[str, Any]:
+    """Do what was asked with the version that a job has made; what the summary says of it."""
+    if version is None and order.promote:
+        raise InvalidRequest("the notebook registered nothing that could be promoted. Let a cell register a model.")
+    if version is None:
+        return {"outcome": "done"}
+    champion = registry.aliases(version.name).get(CHAMPION)
+    told: dict[str, Any] = {
+        "version": str(version),
+        "verdict": version.verdict,
+        "champion": champion and f"{version.name}/{champion}",
+    }
+    try:
+        if order.promote:
+            gates = order.gates and Path(order.gates)
+            promote(version, gates or None, why)
+            return {**told, "outcome": "promoted", "champion": str(version)}
+    except DeployError as e:
+        return {**told, **failed(e)}
+    if version.verdict and not version.verdict.passed:
+        return {**told, "outcome": "refused", "told": f"{version} failed its gates"}
+    return {**told, "outcome": "done"}
+
+
+def failed(error: DeployError) -> dict[str, Any]:
+    """What the summary says of an error."""
+    return {"outcome": BY_CODE.get(error.exit_code, "failed"), "told": str(error), "error": error}
+
+
 def _outcome(course: _Course, registry: Registry, promote: Promote) -> dict[str, Any]:
     """Run the notebook and do what was asked with what it made; what the summary says of it."""
-    ticket, told = course.ticket, {}
+    ticket = course.ticket
     try:
         _attempts(course)
-        version = candidate(registry, ticket)
-        if version is None and ticket.order.promote:
-            raise InvalidRequest("the notebook registered nothing that could be promoted. Let a cell register a model.")
-        if version is None:
-            return {"outcome": "done"}
-        champion = registry.aliases(version.name).get(CHAMPION)
-        told = {
-            "version": str(version),
-            "verdict": version.verdict,
-            "champion": champion and f"{version.name}/{champion}",
-        }
-        if ticket.order.promote:
-            gates = ticket.order.gates and Path(ticket.order.gates)
-            promote(version, gates or None, f"job {ticket.id}")
-            return {**told, "outcome": "promoted", "champion": str(version)}
-        if version.verdict and not version.verdict.passed:
-            return {**told, "outcome": "refused", "told": f"{version} failed its gates"}
-        return {**told, "outcome": "done"}
+        return settle(ticket.order, candidate(registry, ticket), registry, promote, f"job {ticket.id}")
     except DeployError as e:
-        return {**told, "outcome": _BY_CODE.get(e.exit_code, "failed"), "told": str(e), "error": e}
+        return failed(e)
 
 
-def carry_out(ticket: Ticket, registry: Registry, promote: Promote) -> Retrained:
-    """Run the job of a ticket to its end; the summary. Errors of the job are in it, they are not raised."""
-    course, run = _Course(ticket), resume(registry.store, ticket.run)
-    found = _outcome(course, registry, promote)
-    error = found.pop("error", None)
-    order = ticket.order
-    executed = order.out or str(ticket.folder / "executed.ipynb")
+def carry_out(
+    ticket: Ticket, registry: Registry, promote: Promote, halt: Halt | None = None, parent: str = ""
+) -> Retrained:
+    """Run the job of a ticket to its end; the summary. Errors of the job are in it, they are not raised.
+
+    halt, parent: of a trial, which shows nothing by itself: what stops it together with others, and their MLflow run.
+    """
+    with ThreadPoolExecutor(1) as beside:
+        course = _Course(ticket, beside.submit(_run_of, ticket, registry, parent), halt)
+        found = _outcome(course, registry, promote)
+        return _finished(course, registry, found)
+
+
+def _finished(course: _Course, registry: Registry, found: dict[str, Any]) -> Retrained:
+    """The summary, kept and shown wherever somebody looks for it."""
+    error, ticket, order = found.pop("error", None), course.ticket, course.ticket.order
+    run, trouble = None, ()
+    try:
+        run = course.run.result()
+    except DeployError as e:
+        trouble = (f"There is no MLflow run of it: {e}",)
+    if found.get("verdict"):
+        course.figures |= {c.metric: c.value for c in found["verdict"].checks if c.value is not None}
     summary = Retrained(
         job=ticket.id,
         notebook=order.notebook,
         parameters=order.parameters,
+        figures=course.figures,
         cells=course.cells,
         ran=course.ran,
         seconds=time.monotonic() - course.began,
         attempts=course.attempts,
         folder=str(ticket.folder),
-        executed=executed,
-        run=ticket.run,
-        notes=(*course.notes, *_next(ticket, found["outcome"])),
+        executed=order.out or str(ticket.folder / "executed.ipynb"),
+        run=run.id if run else "",
+        notes=(*course.notes, *trouble, *_next(ticket, found["outcome"])),
         **found,
     )
-    return _keep(ticket, summary, run, error)
+    keep(summary, dataclasses.replace(ticket, run=summary.run), _cells(order, ticket, error))
+    texts, trouble = _texts(ticket, summary, course.halt is None)
+    try:
+        if run:
+            _record(run, registry, summary, texts)
+    except DeployError as e:
+        trouble += (f"The MLflow run was not completed: {e}",)
+    return dataclasses.replace(summary, notes=(*summary.notes, *trouble))
 
 
 def _next(ticket: Ticket, outcome: str) -> tuple[str, ...]:
     """What to type after a job that did not get to its end."""
-    if outcome in ("failed", "timed out"):
+    if outcome in ("failed", "timed out") and not ticket.sweep:
         return (f"Go on where it ended: retrain --resume {ticket.id}",)
     return ()
 
 
-def _cells(executed: Path, error: DeployError | None) -> list[tuple[str, float, str, str]]:
-    """The cells of an executed copy as JUnit wants them."""
-    import nbformat
-
-    cells = nbformat.read(executed, as_version=4).cells if executed.exists() else []
-    cells = [c for c in cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]  # papermill adds two
+def _cells(order: Order, ticket: Ticket, error: DeployError | None) -> list[tuple[str, float, str, str]]:
+    """The cells of the executed copy as JUnit wants them. A copy that lies elsewhere is brought to the job's folder."""
+    executed = ticket.folder / "executed.ipynb"
+    if order.out:
+        with contextlib.suppress(Exception):  # of any handler of papermill; it may never have been written
+            write_atomic(executed, fetched(order.out), mode=0o600)
+    cells = load(str(executed))["cells"] if executed.exists() else []
+    cells = [c for c in cells if "papermill-error-cell-tag" not in c["metadata"].get("tags", [])]  # papermill adds two
     found = []
     for i, c in enumerate(cells):
         if c["cell_type"] == "code":
@@ -651,45 +417,43 @@ def _cells(executed: Path, error: DeployError | None) -> list[tuple[str, float, 
     return found
 
 
-def _keep(ticket: Ticket, summary: Retrained, run: Run, error: DeployError | None) -> Retrained:
-    """Write the summary wherever somebody looks for it: first here, then to MLflow, which may be gone by now."""
-    folder, ended = ticket.folder, summary.outcome not in ("failed", "timed out")
-    executed = folder / "executed.ipynb"
-    if ticket.order.out:
-        with contextlib.suppress(Exception):  # of any handler of papermill; it may never have been written
-            write_atomic(executed, _fetched(ticket.order.out), mode=0o600)
+def keep(summary: Any, ticket: Ticket, cases: list[tuple[str, float, str, str]]) -> None:
+    """Write a summary to the folder of its job and, unless it is a trial, to the page of GitHub Actions."""
+    ended = summary.outcome not in ("failed", "timed out")
     texts = {"summary.json": summary.to_json(), "summary.txt": repr(summary) + "\n"}
-    texts["junit.xml"] = job_junit(summary.notebook, _cells(executed, error), summary.verdict)
+    texts["junit.xml"] = job_junit(summary.notebook, cases, summary.verdict)
     for name, text in texts.items():
-        write_atomic(folder / name, text, mode=0o600)
+        write_atomic(ticket.folder / name, text, mode=0o600)
     dataclasses.replace(ticket, ended=ended).keep()
     if ended:  # nobody goes on with it, and variables are large
-        (folder / DONE).unlink(missing_ok=True)
-        shutil.rmtree(folder / STATE, ignore_errors=True)
-    if page := os.environ.get("GITHUB_STEP_SUMMARY"):
+        (ticket.folder / DONE).unlink(missing_ok=True)
+        shutil.rmtree(ticket.folder / STATE, ignore_errors=True)
+    if not ticket.sweep and (page := os.environ.get("GITHUB_STEP_SUMMARY")):
         with open(page, "a", encoding="utf-8") as f:
             f.write(summary.markdown())
-    try:
-        if executed.exists():
-            to_html(executed, folder / "executed.html", code=True)
-    except DeployError as e:
-        summary = dataclasses.replace(summary, notes=(*summary.notes, f"There is no page of it: {e}"))
-    made = [folder / name for name in ("executed.ipynb", "executed.html")]
-    texts |= {path.name: path.read_text() for path in made if path.exists()}
-    if (folder / READS).exists():
-        texts[READS] = (folder / READS).read_text()
-        tracked = dvc_of(Reads.from_dict(json.loads(texts[READS])), project())
-        texts |= {"dvc.json": json.dumps(tracked)} if tracked else {}
-    try:
-        _record(run, summary, texts)
-    except DeployError as e:
-        return dataclasses.replace(summary, notes=(*summary.notes, f"The MLflow run was not completed: {e}"))
-    return summary
 
 
-def _record(run: Run, summary: Retrained, texts: Mapping[str, str]) -> None:
-    """Complete the MLflow run."""
-    tags = {"deploy_ext.outcome": summary.outcome, "deploy_ext.version": summary.version or ""}
-    run.note(tags, {"seconds": summary.seconds})
+def _texts(ticket: Ticket, summary: Retrained, paged: bool) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What the MLflow run gets, by file name, and what could not be made. paged: with the executed copy as a page."""
+    folder, trouble = ticket.folder, ()
+    try:
+        if paged and (folder / "executed.ipynb").exists():
+            to_html(folder / "executed.ipynb", folder / "executed.html", code=True)
+    except DeployError as e:
+        trouble = (f"There is no page of it: {e}",)
+    names = ("summary.json", "summary.txt", "junit.xml", "executed.ipynb", "executed.html", READS)
+    texts = {name: (folder / name).read_text() for name in names if (folder / name).exists()}
+    if READS in texts and (tracked := dvc_of(Reads.from_dict(json.loads(texts[READS])), project())):
+        texts["dvc.json"] = json.dumps(tracked)
+    return texts, trouble
+
+
+def _record(run: Run, registry: Registry, summary: Retrained, texts: Mapping[str, str]) -> None:
+    """Complete the MLflow run; what the notebook has registered hangs below it."""
+    run.note(
+        {"deploy_ext.outcome": summary.outcome, "deploy_ext.version": summary.version or ""},
+        {"seconds": summary.seconds, **summary.figures},
+    )
     run.keep(texts)
+    adopt(registry, summary.job, run.id)
     run.end("FINISHED" if summary.exit_code in (0, 3) else "KILLED" if summary.outcome == "timed out" else "FAILED")

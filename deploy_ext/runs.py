@@ -16,7 +16,7 @@ from .registry import Registry
 from .store import TAG, Store, experiment
 
 # %% auto #0
-__all__ = ['Run', 'begin', 'resume', 'made_by', 'outcome_before']
+__all__ = ['Run', 'begin', 'resume', 'adopt', 'made_by', 'outcome_before']
 
 # %% ../nbs/14_runs.ipynb #runs-run-code
 _LONGEST = 6000  # characters of a parameter that MLflow takes
@@ -61,22 +61,35 @@ def resume(store: Store, run: str) -> Run:
     return Run(store, run)
 
 # %% ../nbs/14_runs.ipynb #runs-made-code
+def _inside(registry: Registry, job: str) -> list[Any]:
+    """The MLflow runs in which something was registered inside of a job."""
+    where = experiment(registry.store, registry.settings.experiment)
+    return list(registry.store.pages("search_runs", [where], f"tags.`{TAG}job` = '{job}'"))
+
+
+def adopt(registry: Registry, job: str, run: str) -> None:
+    """Let the runs in which a job has registered something hang below its own."""
+    for made in _inside(registry, job):
+        registry.store.call("set_tag", made.info.run_id, "mlflow.parentRunId", run)
+
+
 def made_by(registry: Registry, job: str) -> list[Version]:
     """The versions that were registered inside of a job, oldest first."""
-    store = registry.store
-    where = experiment(store, registry.settings.experiment)
-    runs = list(store.pages("search_runs", [where], f"tags.`{TAG}job` = '{job}'"))
-    found = [v for run in runs for v in store.pages("search_model_versions", f"run_id = '{run.info.run_id}'")]
+    runs = [run.info.run_id for run in _inside(registry, job)]
+    found = [v for run in runs for v in registry.store.pages("search_model_versions", f"run_id = '{run}'")]
     return sorted((registry.version(f"{v.name}/{v.version}") for v in found), key=lambda v: v.created)
 
 # %% ../nbs/14_runs.ipynb #runs-before-code
-def outcome_before(store: Store, model: str | None, notebook: str) -> str | None:
-    """How the last job of the model (or of the notebook, if it names none) has ended; None when nobody knows."""
+def outcome_before(store: Store, model: str | None, notebook: str, but: str = "") -> str | None:
+    """How the last job of the model (or of the notebook, if it names none) has ended; None when nobody knows.
+
+    but: the id of a run that is not looked at, nor are jobs that belong to another one."""
     what, value = ("attributes.run_name", f"retrain {model}") if model else ("tags.`mlflow.source.name`", notebook)
     mark = '"' if "'" in value else "'"
     if mark in value:
         return None
     where = experiment(store, f"{settings().experiment}.jobs")
     words = f"{what} = {mark}{value}{mark} and tags.`{TAG}outcome` != ''"
-    ended = store.call("search_runs", [where], words, max_results=1, order_by=["attributes.end_time DESC"])
-    return ended[0].data.tags[f"{TAG}outcome"] if ended else None
+    found = store.call("search_runs", [where], words, order_by=["attributes.end_time DESC"])
+    told = [run.data.tags for run in found if run.info.run_id != but and "mlflow.parentRunId" not in run.data.tags]
+    return told[0][f"{TAG}outcome"] if told else None

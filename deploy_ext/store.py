@@ -162,15 +162,28 @@ def answers(uri: str) -> None:
 
 @contextlib.contextmanager
 def _first(uri: str) -> Iterator[None]:
-    """Only one process at a time opens the SQLite file of `uri`."""
-    path = Path(uri.removeprefix("sqlite:///").split("?")[0] + ".lock") if uri.startswith("sqlite:///") else None
-    lock: Any = contextlib.nullcontext()
-    if path and os.name == "posix" and os.access(path.parent, os.W_OK):
-        from mlflow.utils.file_utils import ExclusiveFileLock
-
-        lock = ExclusiveFileLock(str(path))
-    with lock:
+    """Only one process at a time opens the SQLite file of `uri`, and one that is not there yet appears whole."""
+    path = Path(uri.removeprefix("sqlite:///").split("?")[0]) if uri.startswith("sqlite:///") else None
+    if path is None or os.name != "posix" or not os.access(path.parent, os.W_OK):
         yield
+        return
+    from mlflow.utils.file_utils import ExclusiveFileLock
+
+    with ExclusiveFileLock(f"{path}.lock"):
+        if not path.exists():
+            _made(path)
+        yield
+
+
+def _made(path: Path) -> None:
+    """A new database. Whoever is killed while MLflow makes its tables leaves none that is half made."""
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    SqlAlchemyStore(f"sqlite:///{new}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)._dispose_engine()
+    os.replace(new, path)
 
 # %% ../nbs/11_store.ipynb #store-class-code
 TAG = "deploy_ext."  # before the name of every tag of ours

@@ -78,24 +78,13 @@ from .making import fitted_on, here, make, split
 from .metrics import table
 from .moving import champions, move, settled
 from .notify import check, notice, send
+from .order import Order, alone, asked, described, seconds, ticket_of
 from .output import describe_output, names
 from .records import Endpoint, Event, Listing, ModelRef, Record, Verdict, Version
 from .registry import CHAMPION, Registry
 from .report import serve as publish
 from .report import write as write_report
-from deploy_ext.retrain import (
-    Order,
-    Retrained,
-    alone,
-    asked,
-    carry_out,
-    described,
-    earlier,
-    opened,
-    planned,
-    seconds,
-    ticket_of,
-)
+from .retrain import carry_out, earlier, opened, planned
 from .runs import outcome_before
 from .scored import trivial
 from .serve import keys
@@ -104,6 +93,7 @@ from .serve.keys import Key
 from .serve.runtime import borrow
 from .simple import simply
 from .starters import Told, next_steps, starter, write
+from .summary import Retrained
 from .table import as_frame
 
 # %% auto #0
@@ -481,14 +471,19 @@ def rollback(
 _crown = promote  # the verb, where `promote` is a parameter
 
 
-def _announced(order: Order, registry: Registry, job: Callable[[], Retrained]) -> Retrained:
+def _before(order: Order, registry: Registry, run: str) -> str | None:
+    """How the job before this one has ended, if the registry knows."""
+    with contextlib.suppress(DeployError):
+        return outcome_before(registry.store, order.model, order.notebook, but=run)
+    return None
+
+
+def _announced(order: Order, resumed: str | None, registry: Registry, job: Callable[[], Retrained]) -> Retrained:
     """Run a job, and tell those whom `notify` names how it ended. Raises `InvalidRequest` first if that cannot be."""
     if not (addresses := settings().notify):
         return job()
     check(addresses)
-    before = None
-    with contextlib.suppress(DeployError):  # without it a recovery is not seen as one
-        before = outcome_before(registry.store, order.model, order.notebook)
+    before = ticket_of(resumed).outcome if resumed else None
     try:
         done = job()
     except Exception as e:
@@ -496,7 +491,7 @@ def _announced(order: Order, registry: Registry, job: Callable[[], Retrained]) -
         for note in send(notice(failed, order.model), addresses):
             e.add_note(note)
         raise
-    told = notice(done.to_dict(), order.model, before)
+    told = notice(done.to_dict(), order.model, before or _before(order, registry, done.run))
     missed = send(told, addresses) if told.news else ()
     return dataclasses.replace(done, notes=(*done.notes, *missed))
 
@@ -553,10 +548,10 @@ def retrain(
             return done
 
         def job() -> Retrained:
-            ticket = ticket_of(resume) if resume else opened(order, registry)
+            ticket = ticket_of(resume) if resume else opened(order)
             return carry_out(ticket, registry, lambda version, rules, why: _crown(str(version), why, rules))
 
-        return _announced(order, registry, job)
+        return _announced(order, resume, registry, job)
 
 
 def about(option: Option, word: str) -> str:

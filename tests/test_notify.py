@@ -26,9 +26,9 @@ from test_retrain import notebook, outputs, retrain, started
 
 import deploy_ext
 from deploy_ext import checkup, notify
-from deploy_ext.core import InvalidRequest, settings
+from deploy_ext.core import DeployError, InvalidRequest, settings
 from deploy_ext.notify import Notice, check, faults, named, notice, send
-from deploy_ext.retrain import tickets
+from deploy_ext.order import tickets
 
 SECRET = "xoxb-4711-geheim"
 
@@ -363,13 +363,18 @@ def test_what_could_not_be_told_is_told_before_anything_runs(tmp_path: Path, mon
     assert retrain(book).outcome == "done"  # and apprise is not missed by those who do not use it
 
 
-def test_a_job_that_cannot_even_begin_is_a_failure(tmp_path: Path, ear: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
-    book = notebook(tmp_path / "train.ipynb", GOOD)
-    (tmp_path / ".deploy").mkdir(exist_ok=True)
+def test_a_job_without_a_registry_is_a_failure(tmp_path: Path, ear: Hook) -> None:
+    (tmp_path / ".deploy").mkdir()
     (tmp_path / ".deploy" / "mlflow.db").write_text(f"this is no database, {SECRET}" * 100)
-    with pytest.raises(deploy_ext.core.DeployError):
-        retrain(book)
-    assert ear.titles == ["retrain train.ipynb: failed"]
+    assert retrain(notebook(tmp_path / "train.ipynb", GOOD)).outcome == "failed"
+    assert ear.titles == ["retrain train.ipynb: failed"] and SECRET not in json.dumps(ear.heard)
+
+
+def test_a_job_that_breaks_is_a_failure(tmp_path: Path, ear: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))  # a folder cannot be written to
+    with pytest.raises(DeployError):
+        retrain(notebook(tmp_path / "train.ipynb", GOOD))
+    assert ear.titles == ["retrain train.ipynb: failed"] and "exit code 1" in ear.heard[0]["message"]
 
 
 def test_sigterm_and_time_outs_are_told(tmp_path: Path, ear: Hook) -> None:

@@ -21,12 +21,14 @@ import pytest
 from bundles import flights, write
 from servers import Proxy, free_port, proxy
 from sklearn.linear_model import LogisticRegression
+from stories import until
 
 from deploy_ext import book
 from deploy_ext.bundle import Bundle, open_bundle
 from deploy_ext.core import DeployError, InvalidRequest, Settings, VerificationFailed, digest, home
 from deploy_ext.records import Check, Event, Verdict, Version
 from deploy_ext.registry import Registry
+from deploy_ext.store import Store
 
 HERE = Path(__file__).parent
 
@@ -317,6 +319,7 @@ import os, sys
 from deploy_ext.core import DeployError
 from deploy_ext.records import Event
 from deploy_ext.registry import Registry
+from deploy_ext.store import Store
 try:
     Registry().{call}
 except DeployError as e:
@@ -360,6 +363,7 @@ from deploy_ext.bundle import open_bundle
 from deploy_ext.core import DeployError
 from deploy_ext.records import Event
 from deploy_ext.registry import Registry
+from deploy_ext.store import Store
 registry, bundle = Registry(), open_bundle({str(bundle.folder)!r})
 log = lambda: registry.log(bundle.folder, bundle, provenance={{}}, event=Event("register", "flights"))
 log()
@@ -386,6 +390,7 @@ from deploy_ext.bundle import open_bundle
 from deploy_ext.core import Settings
 from deploy_ext.records import Event
 from deploy_ext.registry import Registry
+from deploy_ext.store import Store
 what, uri, experiment, name, arg, number = sys.argv[1:]
 registry = Registry(uri or None, Settings(experiment=experiment))
 if what == "register":
@@ -600,3 +605,14 @@ def test_files_of_the_default_store_lie_beside_it(bundle: Bundle, name: str, tmp
     inside = {p.name for p in (tmp_path / ".deploy").iterdir()}
     assert inside == {".gitignore", "mlflow.db", "mlflow.db.lock", "artifacts", "ledger"}
     assert json.loads((tmp_path / ".deploy" / "ledger" / f"{name}.json").read_text())["format"] == 1
+
+
+def test_a_database_that_was_killed_while_it_was_made_is_made_again(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    made = f"from deploy_ext.store import Store; Store({uri!r}).call('search_experiments')"
+    process = subprocess.Popen([sys.executable, "-c", made], cwd=tmp_path)
+    until((tmp_path / "mlflow.db.new").exists)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "mlflow.db").exists()
+    assert [e.name for e in Store(uri).call("search_experiments")] == ["Default"]

@@ -18,8 +18,9 @@ from stories import until
 
 import deploy_ext
 from deploy_ext.core import InvalidRequest
+from deploy_ext.order import alone, ticket_of, tickets
 from deploy_ext.registry import Registry
-from deploy_ext.retrain import Retrained, alone, ticket_of, tickets
+from deploy_ext.summary import Retrained
 
 PARAMETERS = "months: int = 3  # how many months of flights\nseed: int = 0"
 
