@@ -191,6 +191,8 @@ class Settings:
     journal_drop: tuple[str, ...] = ()  # columns that are not written
     journal_hash: tuple[str, ...] = ()  # columns of which a salted hash is written
     journal_round: dict[str, int] | None = None  # columns that are rounded before, to so many decimals
+    country: str | None = None  # where the machine stands, as DEU, for the carbon of the electricity of jobs and fits
+    price: float | None = None  # what a kWh costs there, in EUR
     notify: tuple[str, ...] = dataclasses.field(default=(), repr=False)  # who hears how jobs end; addresses hold tokens
 
 

@@ -153,10 +153,10 @@ class Ticket(Record):
         return _jobs() / self.id
 
     @property
-    def outcome(self) -> str | None:
-        """How it ended; None while it has not, or when it was killed."""
-        summary = self.folder / "summary.json"
-        return json.loads(summary.read_text())["outcome"] if summary.exists() else None
+    def summary(self) -> dict[str, Any]:
+        """What was told when it ended; nothing while it has not, or when it was killed."""
+        told = self.folder / "summary.json"
+        return json.loads(told.read_text()) if told.exists() else {}
 
     def keep(self) -> Ticket:
         """Write it."""

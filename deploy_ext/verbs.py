@@ -215,7 +215,8 @@ def fit(
         raise InvalidRequest("fit measures a cell: write %%deploy fit on its first line, and the training below it.")
     code = str(text)
     before = dict(here())
-    _, effort = measure(lambda: _run(code), country, price)
+    known = settings()
+    _, effort = measure(lambda: _run(code), country or known.country, known.price if price is None else price)
     for word in set(re.findall(r"\w+", code)):
         if inputs.is_a("model", model := here().get(word)):
             with contextlib.suppress(TypeError):
@@ -483,7 +484,7 @@ def _announced(order: Order, resumed: str | None, registry: Registry, job: Calla
     if not (addresses := settings().notify):
         return job()
     check(addresses)
-    before = ticket_of(resumed).outcome if resumed else None
+    before = ticket_of(resumed).summary.get("outcome") if resumed else None
     try:
         done = job()
     except Exception as e:
