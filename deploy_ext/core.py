@@ -226,9 +226,14 @@ def _settings_model() -> Any:
     from pydantic_settings import BaseSettings, EnvSettingsSource, TomlConfigSettingsSource
 
     class Environment(EnvSettingsSource):
+        def prepare_field_value(self, field_name, field, value, value_is_complex):
+            if field_name == "notify" and value is not None and not value.strip():
+                return None  # CI gives a secret that is not set as an empty text
+            return super().prepare_field_value(field_name, field, value, value_is_complex)
+
         def decode_complex_value(self, field_name, field, value):
             if field_name == "notify" and not value.lstrip().startswith("["):
-                return _ADDRESSES.split(value.strip()) if value.strip() else ()
+                return _ADDRESSES.split(value.strip())
             try:
                 return super().decode_complex_value(field_name, field, value)
             except ValueError:  # the check of its type tells which setting it is; this error would blame deploy.toml

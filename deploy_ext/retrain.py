@@ -164,7 +164,7 @@ def _first(ticket: Ticket, notebook: Any) -> int:
     return here[first - 1][0] + 1 if first else 0
 
 
-_WITHHELD = {"DEPLOY_EXT_NOTIFY": ""}  # tokens that a cell could print; a job inside of a job sends nothing
+_WITHHELD = {"DEPLOY_EXT_NOTIFY": "[]"}  # tokens that a cell could print; a job inside of a job sends nothing
 
 
 def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None, halt: Halt | None) -> Job:

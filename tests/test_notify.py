@@ -292,7 +292,7 @@ def test_failure_and_recovery_are_told_and_nothing_else(tmp_path: Path, ear: Hoo
     notebook(tmp_path / "train.ipynb", "import os\nprint('told', repr(os.environ.get('DEPLOY_EXT_NOTIFY')))", BAD)
     failed = retrain(book, "months=4711")
     assert (failed.outcome, failed.exit_code) == ("failed", 5) and ear.titles == ["retrain train.ipynb: failed"]
-    assert "told ''" in outputs(failed)  # a cell that prints its environment
+    assert "told '[]'" in outputs(failed)  # a cell that prints its environment
     body = ear.heard[0]["message"]
     assert f"job: {failed.job}" in body and f"MLflow run: {failed.run}" in body and "exit code 5" in body
     assert "cells: 4 of 4 run" in body  # with the one that gives the parameters their values
@@ -402,7 +402,7 @@ def test_the_doctor_looks_and_sends_only_when_asked(tmp_path: Path, ear: Hook, n
     assert "1 of 1 took a test message" in repr(told) and SECRET not in repr(told)
     monkeypatch.setenv("DEPLOY_EXT_NOTIFY", f"{ear.url} {nobody}")
     assert [f.state for f in checkup.delivery()] == ["broken", "ok"]
-    monkeypatch.setenv("DEPLOY_EXT_NOTIFY", "")
+    monkeypatch.setenv("DEPLOY_EXT_NOTIFY", "[]")
     assert list(checkup.notification()) == []
     with pytest.raises(InvalidRequest, match="notify names nobody"):
         deploy_ext.doctor(notify=True)
