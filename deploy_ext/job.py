@@ -368,8 +368,8 @@ def _engine() -> str:
     return "deploy_ext"
 
 # %% ../nbs/43_job.ipynb #job-execute-code
-class Stopped(BaseException):
-    """Somebody sent SIGTERM."""
+class Stopped(KeyboardInterrupt):
+    """Somebody sent SIGTERM. An event loop lets nothing else out of a callback, and the job would go on."""
 
 
 @contextlib.contextmanager

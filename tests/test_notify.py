@@ -378,12 +378,12 @@ def test_a_job_that_breaks_is_a_failure(tmp_path: Path, ear: Hook, monkeypatch: 
 
 
 def test_sigterm_and_time_outs_are_told(tmp_path: Path, ear: Hook) -> None:
-    wait = "import time\nopen('here', 'w').close()\ntime.sleep(600)"
+    wait = "import time\nopen('here', 'w').close()\nwhile True:\n    print(1, flush=True)\n    time.sleep(0.001)"
     book = notebook(tmp_path / "train.ipynb", GOOD, wait)
     assert retrain(book, timeout="5s").exit_code == 7 and ear.titles == ["retrain train.ipynb: timed out"]
     (tmp_path / "here").unlink(missing_ok=True)
     job = started(tmp_path, "train.ipynb", "--json")
-    until((tmp_path / "here").exists)
+    until((tmp_path / "here").exists)  # now what it prints is being heard, and a signal comes in the middle of that
     job.send_signal(signal.SIGTERM)
     out, err = job.communicate(timeout=60)
     assert job.returncode == 7, err
