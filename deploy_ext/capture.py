@@ -13,20 +13,23 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .code import Needs, homes, needs
-from .core import TimedOut, VerificationFailed, project, settings, whoami
+from .core import TimedOut, VerificationFailed, digest, project, settings, whoami
+from .dvc import Tracked, tracked
 from .records import Record, plain
 from .table import as_frame
 
 # %% auto #0
-__all__ = ['DIFF_BYTES', 'CHECK', 'Git', 'git', 'notebook', 'cell_of', 'data_digest', 'dvc', 'Capture', 'capture', 'reload']
+__all__ = ['DIFF_BYTES', 'CHECK', 'Git', 'ask_git', 'git', 'notebook', 'cell_of', 'data_digest', 'noted', 'Capture', 'capture',
+           'reload']
 
 # %% ../nbs/30_capture.ipynb #capture-git-code
 DIFF_BYTES = 1_000_000
@@ -42,7 +45,7 @@ class Git(Record):
     diff: str = ""
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def ask_git(folder: Path, *arguments: str) -> str | None:
     """The output of a git command in `folder`; None when it fails, takes long or there is no git."""
     try:
         environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
@@ -56,12 +59,12 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def git(folder: Path) -> Git:
     """Commit, branch, dirty or not, and the diff of the working copy around `folder`; empty outside of one."""
-    commit, status = _git(folder, "rev-parse", "--verify", "-q", "HEAD"), _git(folder, "status", "--porcelain")
+    commit, status = ask_git(folder, "rev-parse", "--verify", "-q", "HEAD"), ask_git(folder, "status", "--porcelain")
     if status is None:
         return Git()
-    diff = _git(folder, "diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color", "--binary") if commit else ""
+    diff = ask_git(folder, "diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color", "--binary") if commit else ""
     cut = "\n... cut here\n" if len(diff or "") > DIFF_BYTES else ""
-    branch = _git(folder, "symbolic-ref", "--short", "-q", "HEAD")
+    branch = ask_git(folder, "symbolic-ref", "--short", "-q", "HEAD")
     return Git(commit, branch, bool(status), (diff or "")[:DIFF_BYTES] + cut)
 
 # %% ../nbs/30_capture.ipynb #capture-notebook-code
@@ -113,35 +116,16 @@ def data_digest(data: Any, target: Any = None) -> str:
     return whole.hexdigest()
 
 # %% ../nbs/30_capture.ipynb #capture-dvc-code
-def _md5(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def _committed(record: Path, md5: str) -> str | None:
+    """The current commit, if the record of it names this digest too."""
+    text = ask_git(record.parent, "cat-file", "-p", f"HEAD:./{record.name}") if md5 else None
+    return ask_git(record.parent, "rev-parse", "HEAD") if text and md5 in text else None
 
 
-def _outs(path: Path) -> list[dict[str, Any]]:
-    """The outputs that a `.dvc` file or a `dvc.lock` records."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-        groups = [content, *content.get("stages", {}).values()]
-        return [out for group in groups for out in group.get("outs", []) if "path" in out and "md5" in out]
-    except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError):
-        return []
-
-
-def dvc(data_file: str | Path) -> dict[str, Any] | None:
-    """How DVC tracks `data_file` or a folder around it: `file`, `path`, `md5`, `changed`; None when it does not."""
-    path = Path(data_file).resolve()
-    for place in (path, *path.parents):
-        for record in (place.with_name(f"{place.name}.dvc"), place.parent / "dvc.lock"):
-            for out in _outs(record) if record.is_file() else ():
-                if (record.parent / out["path"]).resolve() == place:
-                    changed = _md5(path) != out["md5"] if place == path and path.is_file() else None
-                    return {"file": _relative(record), "path": out["path"], "md5": out["md5"], "changed": changed}
-        if place == project():
-            break
-    return None
+def noted(paths: Iterable[str | Path], root: str | Path) -> dict[str, Tracked]:
+    """How DVC tracks these files, by path, with the commit that has its record; both seen from `root`."""
+    commit = lru_cache(maxsize=None)(_committed)
+    return {p: replace(t, commit=commit(Path(root, t.file), t.md5)) for p, t in tracked(paths, root).items()}
 
 # %% ../nbs/30_capture.ipynb #capture-capture-code
 @dataclass(frozen=True, repr=False)
@@ -161,7 +145,9 @@ class Capture(Record):
     rows: int
     columns: int
     data_file: str | None = None
-    dvc: dict[str, Any] | None = None
+    file_size: int | None = None
+    file_sha256: str | None = None
+    dvc: Tracked | None = None
     fit_seconds: float | None = None
     loaded: dict[str, str] = field(default_factory=dict)  # distributions that the clean process imported
 
@@ -190,6 +176,15 @@ def _fit_seconds(model: Any) -> float | None:
     """What scikit-learn measured: a search keeps the time of its last fit; a Pipeline may end in one."""
     last = model.steps[-1][1] if hasattr(model, "steps") else model
     return getattr(last, "refit_time_", None)
+
+
+def _source(path: str) -> dict[str, Any]:
+    """The file that the data was read from, as it is now, and what DVC knows of it."""
+    file, known = project() / path, {"data_file": path, "dvc": noted([path], project()).get(path)}
+    try:
+        return {**known, "file_size": file.stat().st_size, "file_sha256": digest(file)}
+    except OSError:  # it is gone, or was an address
+        return known
 
 
 def _also(data: Any) -> set[str]:
@@ -226,8 +221,7 @@ def capture(
         data=data_digest(data, target),
         rows=len(data),
         columns=as_frame(data).shape[1],
-        data_file=None if data_file is None else _relative(data_file),
-        dvc=None if data_file is None else dvc(data_file),
+        **(_source(_relative(data_file)) if data_file is not None else {}),
         fit_seconds=_fit_seconds(model) if fit_seconds is None else fit_seconds,
     )
 

@@ -28,7 +28,8 @@ from .report import own_kernel
 from .secret import PREFIX, Scrubber
 
 # %% auto #0
-__all__ = ['SHARE', 'ALLOWANCE', 'TRIAL', 'STATE', 'READS', 'DONE', 'title', 'Halt', 'Job', 'Watch', 'Stopped', 'execute']
+__all__ = ['SHARE', 'ALLOWANCE', 'TRIAL', 'STATE', 'READS', 'DONE', 'title', 'Halt', 'Job', 'Watch', 'side_by_side', 'Stopped',
+           'stoppable', 'execute']
 
 # %% ../nbs/43_job.ipynb #job-title-code
 _TITLE = 60  # characters
@@ -54,10 +55,12 @@ def title(cells: list[Any], index: int) -> str:
 
 # %% ../nbs/43_job.ipynb #job-job-code
 class Halt:
-    """Stops all jobs that it was given to, from another thread: their kernels are killed, their states stay."""
+    """Stops all jobs that it was given to, from another thread: their kernels are killed, their states stay.
 
-    def __init__(self) -> None:
-        self.asked = False
+    threads: how many each kernel may use for numerical work, so that several do not get in each other's way."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.asked, self.threads = False, threads
         self.kernels: set[int] = set()
 
     def __call__(self) -> None:
@@ -187,7 +190,7 @@ class Watch:
         if self.job.folder and self.job.python:
             _ask(client, "bool(__import__('deploy_ext.checkpoint'))")  # it compares with what is there before any cell
             folders = named(self.job.cells[i]["source"] for i in self.code)
-            _ask(client, f"__import__('deploy_ext.reads', fromlist=['watch']).watch({folders!r})")
+            _ask(client, f"__import__('deploy_ext.watching', fromlist=['watch']).watch({folders!r})")
         if self.first and self.job.folder:
             done = [i for i in self.code if i < self.first]
             again = replay([self.job.cells[i]["source"] for i in done])
@@ -292,6 +295,13 @@ class _Live:
         aside(self.stream.close() if self.stream else "")
 
 
+def side_by_side() -> contextlib.AbstractContextManager[Any]:
+    """For jobs in several threads: papermill sets a folder for all of them, and must set it once."""
+    from papermill.iorw import local_file_io_cwd
+
+    return local_file_io_cwd()
+
+
 @lru_cache(maxsize=1)
 def _engine() -> str:
     """Make our engine known to papermill; its name."""
@@ -373,7 +383,7 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """SIGTERM raises `Stopped` in here, where this is the main thread."""
 
     def stop(number: int, frame: Any) -> None:
@@ -438,7 +448,7 @@ def execute(job: Job) -> Watch:
     live = _Live(watch.scrubber, mute=job.halt is not None)
     told = {"progress_bar": False, "stdout_file": live, "stderr_file": live, "watch": watch}
     try:
-        with _stoppable(), _kernel(job) as manager:
+        with stoppable(), _kernel(job) as manager:
             told |= {"km": manager, "kernel_name": manager.kernel_name}
             try:
                 execute_notebook(job.notebook, job.out, engine_name=_engine(), **told)

@@ -27,8 +27,8 @@ from .records import Record
 from .secret import resolve
 
 # %% auto #0
-__all__ = ['Order', 'load', 'fetched', 'prepared', 'Ticket', 'new_id', 'tickets', 'ticket_of', 'alone', 'seconds', 'asked',
-           'described']
+__all__ = ['Order', 'load', 'fetched', 'prepared', 'Ticket', 'new_id', 'tickets', 'seen', 'ticket_of', 'alone', 'seconds',
+           'asked', 'described']
 
 # %% ../nbs/46_order.ipynb #order-order-code
 @dataclass(frozen=True, repr=False)
@@ -177,6 +177,12 @@ def tickets() -> list[Ticket]:
     return sorted(found, key=lambda ticket: ticket.began)
 
 
+def seen(job: str) -> Ticket | None:
+    """The job with exactly this id, if there is one."""
+    path = _jobs() / job / "job.json"
+    return Ticket.from_dict(json.loads(path.read_text())) if path.exists() else None
+
+
 def ticket_of(word: str) -> Ticket:
     """The job with this id; `last` is the newest of its notebook, if it did not end. Raises `InvalidRequest`."""
     known = tickets()
@@ -225,11 +231,15 @@ def seconds(said: str | float | None, what: str) -> float | None:
     raise InvalidRequest(f"{what} '{said}' is no length of time. Type 30s, 5m or 2h.")
 
 
-def asked(notebook: str, values: Any, file: Path | None, lenient: bool, **more: Any) -> Order:
-    """The order for a notebook with the given values of its parameters. Raises `InvalidRequest` with every fault."""
+def asked(
+    notebook: str, values: Any, file: Path | None, lenient: bool, run: Mapping[str, Any] = {}, **more: Any
+) -> Order:
+    """The order for a notebook with the given values of its parameters; `run`: those of one trial, which are typed.
+
+    Raises `InvalidRequest` with every fault."""
     book = load(notebook)
     known = declared(book, lenient)
-    found = bind(known, given(values, file, os.environ), lenient)
+    found = bind(known, given(values, file, os.environ) | given(run), lenient)
     secrets = tuple(p.name for p in known if p.secret)
     for name in secrets:
         resolve(name, os.environ)  # what is missing is told now, and not by the kernel

@@ -5,38 +5,26 @@
 # %% ../nbs/42_reads.ipynb #reads-imports
 from __future__ import annotations
 
-import configparser
-import ctypes
-import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import re
-import select
-import site
-import stat
-import struct
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
-import urllib.parse
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .core import InvalidRequest, digest, project, write_atomic
+from .inotify import Stamp, stamp_of
 from .records import FORMAT, Record
+from .watching import BY_PYTHON, ELSEWHERE, LOGS, READERS, Log, inside, kept
 
 # %% auto #0
-__all__ = ['Stamp', 'Note', 'Read', 'Folder', 'Reads', 'watch', 'report', 'named', 'environment', 'digest_of', 'changed',
-           'cacheable', 'together', 'dvc_of']
+__all__ = ['RECENT', 'Read', 'Folder', 'Reads', 'together', 'recall', 'remember', 'content_of', 'names_in', 'report', 'named']
 
 # %% ../nbs/42_reads.ipynb #reads-records-code
 @dataclass(frozen=True, repr=False)
@@ -78,6 +66,11 @@ class Reads(Record):
     programs: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
 
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The paths of all files that were there."""
+        return tuple(f.path for f in self.files if f.kind != "absent")
+
     def of(self, kind: str) -> tuple[str, ...]:
         """The paths of all files of this kind."""
         return tuple(f.path for f in self.files if f.kind == kind)
@@ -106,441 +99,27 @@ class Reads(Record):
             ]
         )
 
-# %% ../nbs/42_reads.ipynb #reads-aside-code
-_PREFIX = ("bin", "etc", "include", "lib", "lib64", "libexec", "share/jupyter", "ssl")
-_SYSTEM = ("/proc", "/dev", "/sys", "/run", "/etc", "/usr/share", "/usr/lib", "/usr/lib64", "/lib", "/lib64")
-_PERSON = (
-    *(".ipython", ".jupyter", ".local/share/jupyter", ".config", ".matplotlib", ".cache/matplotlib", ".mlflow"),
-    *(".netrc", "_netrc", ".aws", ".ssh", ".kube", ".docker", ".databrickscfg", ".gitconfig", ".git-credentials"),
-    *(".pgpass", ".codecarbon.config"),
-)
-_VARIABLES = ("IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "MPLCONFIGDIR")
-_TOOLS = (".git", ".ipynb_checkpoints", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", "node_modules")
-_KEPT = frozenset((".deploy", "mlruns", "mlartifacts", *_TOOLS))
-_MLFLOW = re.compile(r"mlflow\.db(-wal|-shm|-journal)?")
-
-
-def _aside(root: str) -> tuple[str, ...]:
-    """The beginnings of all paths that are no inputs of a run in the project `root`."""
-    parts = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    parts += [*site.getsitepackages(), site.getusersitepackages(), *filter(None, map(os.environ.get, _VARIABLES))]
-    parts += [f"{prefix}/{part}" for prefix in {sys.prefix, sys.base_prefix} for part in (*_PREFIX, "pyvenv.cfg")]
-    parts += [*_SYSTEM, *(os.path.expanduser(f"~/{part}") for part in _PERSON)]
-    every = {form(part) for part in parts for form in (os.path.abspath, os.path.realpath)}
-    return tuple(sorted(p + os.sep for p in every if not _inside(root, p)))
-
-
-def _inside(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _kept(path: str, root: str = "") -> bool:
-    """Whether a tool keeps it, to be known by a name in the path below `root`."""
-    names = (path[len(root) :] if root and _inside(path, root) else path).split(os.sep)
-    return not _KEPT.isdisjoint(names) or bool(_MLFLOW.fullmatch(names[-1]))
-
-# %% ../nbs/42_reads.ipynb #reads-notes-code
-Stamp = tuple[int, int, int]  # size, time of the last change in ns, inode
-Note = tuple[str, str, Any]  # kind, what, more
-
-
-def _stamp(path: str) -> Stamp | None:
-    """What tells cheaply whether a file is still the same; None if there is no such file."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return (found.st_size, found.st_mtime_ns, found.st_ino) if stat.S_ISREG(found.st_mode) else None
-
-
-@dataclass
-class _Log:
-    """What has been noted in this process and in those that it forked."""
-
-    root: str
-    aside: tuple[str, ...]
-    also: tuple[str, ...] = ()  # folders outside that are watched as well
-    read: dict[str, Stamp | None] = field(default_factory=dict)
-    written: set[str] = field(default_factory=set)
-    rewritten: set[str] = field(default_factory=set)  # after they were read
-    named: dict[str, dict[str, None]] = field(default_factory=dict)  # kind -> folders, hosts, programs, readers
-    ports: dict[int, set[str]] = field(default_factory=dict)  # port -> the hosts that were asked for with it
-    opened: _Opened | None = None
-    lost: int = 0
-    quiet: int = 0  # the thread whose own work is not to be noted
-    pid: int = field(default_factory=os.getpid)
-    began: int = field(default_factory=time.time_ns)
-    wire: Any = None  # a file without a name
-
-    def skips(self, path: str) -> bool:
-        """Whether it is set aside, or a tool's."""
-        return (path + os.sep).startswith(self.aside) or _kept(path, self.root)
-
-    def put(self, *note: Any) -> None:
-        """Note it, in this process or for the parent."""
-        self.take(*note)
-        if os.getpid() != self.pid:
-            self.wire.write(json.dumps(note).encode() + b"\n")  # one write, so it stays whole
-
-    def take(self, kind: str, what: str, more: Any = None) -> None:
-        """Note it."""
-        if kind == "read":
-            if what not in self.written:
-                self.read.setdefault(what, tuple(more) if more else None)
-        elif kind == "write":
-            (self.rewritten if self.read.get(what) else self.written).add(what)
-        elif kind == "name":
-            self.ports.setdefault(more, set()).add(what)
-        else:
-            self.named.setdefault(kind, {})[what] = None
-
-    def receive(self) -> None:
-        """Take over what forked processes have noted."""
-        number = self.wire.fileno()
-        for line in os.pread(number, os.fstat(number).st_size, 0).splitlines():
-            self.take(*json.loads(line))
-
-# %% ../nbs/42_reads.ipynb #reads-events-code
-_IMPORTS = ("importlib", "_frozen_importlib", "pkgutil", "pkg_resources", "inspect", "linecache")
-_ASK_MACHINE = (
-    *("deploy_ext", "mlflow", "git", "joblib.externals.loky", "platform", "ctypes.util", "matplotlib", "uuid"),
-    *("cpuinfo", "codecarbon", "psutil", "threadpoolctl"),
-)
-_ASK_HOME = ("mlflow.telemetry", "codecarbon")
-_DEPTH = 100  # frames
-
-
-def _by(modules: tuple[str, ...]) -> bool:
-    """Whether code of these modules asked for what is just happening, and not the user's own."""
-    frame: Any = sys._getframe(1)
-    for _ in range(_DEPTH):
-        frame = frame.f_back
-        name = frame.f_globals.get("__name__", "") if frame else "__main__"
-        if name == "__main__":
-            return False
-        if name != __name__ and any(name == m or name.startswith(f"{m}.") for m in modules):
-            return True
-    return False
-
-
-def _path(given: Any) -> str:
-    """The whole path; "" for a descriptor. Relative ones mean the folder of this moment."""
-    return "" if isinstance(given, int) else os.path.abspath(os.fsdecode(given))
-
-
-def _open(log: _Log, given: Any, mode: str | None, flags: int) -> Note | None:
-    path = _path(given)
-    if not path or path in log.written or (path + os.sep).startswith(log.aside):
-        return None
-    if flags & _WRITES:
-        if flags & os.O_RDWR and not flags & (os.O_TRUNC | os.O_EXCL) and (known := _stamp(path)):
-            log.put("read", path, known)
-        return ("write", path, None)
-    if path in log.read:
-        return None
-    known = _stamp(path)
-    absent = not known and mode is not None and not os.path.exists(path)  # os.open may mean a name in another folder
-    return ("read", path, known) if known or absent else None
-
-
-def _rename(log: _Log, source: Any, target: Any, *_: Any) -> Note | None:
-    path = _path(target)
-    return ("write", path, None) if path and not (path + os.sep).startswith(log.aside) else None
-
-
-def _sqlite(log: _Log, given: Any) -> Note | None:
-    name = os.fsdecode(given)
-    if name.startswith("file:"):
-        name, _, query = name[5:].partition("?")
-        name = "" if "mode=memory" in query else urllib.parse.unquote(name)
-        name = re.sub("^//[^/]*", "", name)
-    path = os.path.abspath(name)
-    if name in ("", ":memory:") or path in log.read or (path + os.sep).startswith(log.aside):
-        return None
-    known = _stamp(path)
-    return ("read", path, known) if known else ("write", path, None)
-
-
-def _list(log: _Log, given: Any = None, *_: Any) -> Note | None:
-    path = _path("." if given is None else given)
-    if not path or path in log.named.get("folder", ()) or (path + os.sep).startswith(log.aside):
-        return None
-    return None if sys._getframe(2).f_globals.get("__name__", "").startswith(_IMPORTS) else ("folder", path, None)
-
-
-def _connect(log: _Log, socket: Any, address: Any) -> Note | None:
-    inet = isinstance(address, tuple) and socket.type & 0xF == 1  # a stream; others are asked for the way only
-    return ("host", f"{address[0]}:{address[1]}", None) if inet and not _by(_ASK_HOME) else None
-
-
-def _resolve(log: _Log, host: Any, port: Any, *_: Any) -> Note | None:
-    name = host.decode() if isinstance(host, bytes) else host
-    return ("name", name, int(port)) if name and str(port).isdigit() and not _by(_ASK_HOME) else None
-
-
-def _program(log: _Log, given: Any, arguments: Any = (), *_: Any) -> Note | None:
-    words = [os.fsdecode(w) for w in ([arguments] if isinstance(arguments, (str, bytes)) else arguments)]
-    if len(words) > 2 and words[1] == "-c" and os.path.basename(words[0]) in ("sh", "bash"):
-        return _system(log, words[2])
-    name = os.path.basename(os.fsdecode(given or words[0]))
-    return None if _by(_ASK_MACHINE) else ("program", name, None)
-
-
-def _system(log: _Log, line: Any) -> Note | None:
-    words = [w for w in os.fsdecode(line).split() if "=" not in w] or ["sh"]
-    return None if _by(_ASK_MACHINE) else ("program", os.path.basename(words[0].strip("'\"")), None)
-
-
-def _terminal(log: _Log, *_: Any) -> Note | None:
-    """A program in a terminal of its own; IPython's `!ls` is one, and closes what it might tell us by."""
-    frame: Any = sys._getframe(1)
-    while frame and (frame.f_globals.get("__name__"), frame.f_code.co_name) != _SHELL:
-        frame = frame.f_back
-    return _system(log, frame.f_locals["cmd"]) if frame else ("program", "in a terminal", None)
-
-
-_SHELL = ("IPython.utils._process_posix", "system")
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_CREAT | os.O_APPEND
-
-# %% ../nbs/42_reads.ipynb #reads-unseen-code
-_FILES = {  # module that opens files by itself -> what it is called
-    **{f"pyarrow._{part}": f"pyarrow.{part}" for part in ("parquet", "dataset", "csv", "json", "orc", "feather")},
-    **{
-        name: name for name in ("polars", "duckdb", "h5py", "tables", "pyogrio", "fiona", "rasterio", "cv2", "catboost")
-    },
-    **{name: name for name in ("datasets", "deltalake", "lance", "netCDF4", "pyreadstat", "safetensors", "tensorflow")},
-    **{name: name for name in ("torchaudio", "torchvision.io", "vaex", "apsw", "av", "datatable")},
-    "osgeo": "GDAL",
-}
-_SYMBOLS = {  # function of a shared library -> whose it is; called by Python's ctypes
-    "LGBM_DatasetCreateFromFile": "lightgbm",
-    "XGDMatrixCreateFromURI": "xgboost",
-    "XGDMatrixCreateFromFile": "xgboost",
-}
-_ELSEWHERE = {  # module whose connections or processes nobody sees -> what it is called
-    **{
-        name: name for name in ("psycopg", "psycopg2", "pyodbc", "oracledb", "pymssql", "MySQLdb", "turbodbc", "ibm_db")
-    },
-    **{name: name for name in ("adbc_driver_manager", "confluent_kafka", "grpc", "pycurl", "ray", "pyarrow.flight")},
-    "multiprocessing.popen_spawn_posix": "worker processes",
-    "multiprocessing.popen_spawn_win32": "worker processes",
-    "multiprocessing.popen_forkserver": "worker processes",
-    "joblib.externals.loky.backend.popen_loky_posix": "worker processes of joblib",
-    "joblib.externals.loky.backend.popen_loky_win32": "worker processes of joblib",
-}
-
-
-_BY_PYTHON = {  # reader -> names of the files that pandas opens for it
-    "pyarrow.csv": (".csv", ".tsv", ".txt", ".gz", ".bz2", ".zip", ".xz", ".zst"),
-    "pyarrow.json": (".json", ".jsonl", ".ndjson"),
-    "pyarrow.feather": (".feather", ".arrow", ".ipc"),
-}
-
-
-def _import(log: _Log, module: str, file: Any = None, *_: Any) -> Note | None:
-    package = module.partition(".")[0]  # `importlib.import_module` tells of the modules inside only
-    if name := _ELSEWHERE.get(module) or _ELSEWHERE.get(package):
-        return ("elsewhere", name, None)
-    if name := _FILES.get(module) or _FILES.get(package):
-        _start(log)
-        return ("reader", name, None)
-    return _open(log, file, "r", 0) if isinstance(file, str) else None  # a module written in C
-
-
-def _symbol(log: _Log, library: Any, name: Any) -> Note | None:
-    if found := _SYMBOLS.get(str(name)):
-        _start(log)
-        return ("reader", found, None)
-    return None
-
-
-_ACTS: dict[str, Callable[..., Note | None]] = {
-    "open": _open,
-    "os.rename": _rename,
-    "sqlite3.connect": _sqlite,
-    "os.listdir": _list,
-    "os.scandir": _list,
-    "socket.connect": _connect,
-    "socket.getaddrinfo": _resolve,
-    "subprocess.Popen": _program,
-    "os.exec": _program,
-    "os.posix_spawn": _program,
-    "os.system": _system,
-    "os.forkpty": _terminal,
-    "import": _import,
-    "ctypes.dlsym": _symbol,
-}
-
-# %% ../nbs/42_reads.ipynb #reads-inotify-code
-_OPEN, _CLOSE_WRITE, _CREATE, _MOVED_TO = 0x20, 0x8, 0x100, 0x80
-_ONLY_FOLDERS, _IS_FOLDER, _OVERFLOW = 0x01000000, 0x40000000, 0x4000
-_FOLDERS = 4_096  # that are watched
-_NO_TABLES = (".ipynb", ".py", ".pyc", ".html", ".log", ".md", ".toml", ".ini", ".cfg", ".lock", ".dvc", ".xml")
-
-
-class _Opened:
-    """What anybody opens in some folders. complete: False if something may have been missed."""
-
-    def __init__(self, skips: Callable[[str], bool]):
-        self.libc: Any = ctypes.CDLL(None, use_errno=True)
-        self.fd: int = self.libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-        if self.fd < 0:
-            raise OSError(ctypes.get_errno(), "no inotify")
-        self.skips, self.complete = skips, True
-        self.folders: dict[int, str] = {}
-        self.links: dict[tuple[int, str], list[str]] = {}
-        self.stamps: dict[str, Stamp | None] = {}
-        self.opens: Counter[str] = Counter()
-        self.closes: Counter[str] = Counter()
-        self.made: set[str] = set()
-        self.listed: set[str] = set()
-        self.lock = threading.RLock()
-
-    def add(self, folder: str) -> int:
-        """Watch one folder; its number, -1 if that cannot be."""
-        if len(self.folders) >= _FOLDERS:
-            self.complete = False
-            return -1
-        mask = _OPEN | _CLOSE_WRITE | _CREATE | _MOVED_TO | _ONLY_FOLDERS
-        number = self.libc.inotify_add_watch(self.fd, os.fsencode(folder), ctypes.c_uint32(mask))
-        if number >= 0:
-            self.folders.setdefault(number, folder)
-        elif os.path.isdir(folder) and os.access(folder, os.R_OK):
-            self.complete = False
-        return number
-
-    def add_all(self, folder: str) -> None:
-        """Watch `folder` and all below it."""
-        waiting = [folder]
-        while waiting and self.complete:
-            place = waiting.pop()
-            before = len(self.folders)
-            if self.skips(place) or self.add(place) < 0 or len(self.folders) == before:
-                continue  # a tool's, or known already: a link that leads back
-            try:
-                for entry in os.scandir(place):
-                    if entry.is_dir():
-                        waiting.append(entry.path)
-                    elif entry.is_symlink():
-                        real = os.path.realpath(entry.path)
-                        linked = self.add(os.path.dirname(real)), os.path.basename(real)
-                        self.links.setdefault(linked, []).append(entry.path)
-            except OSError:
-                self.complete = False
-
-    def follow(self) -> None:
-        """Take messages away until the process ends."""
-        waiting = select.poll()
-        waiting.register(self.fd, select.POLLIN)
-        while True:
-            waiting.poll()
-            self.drain()
-
-    def drain(self, count: bool = True) -> None:
-        """Take all messages that there are; those that do not count are ours."""
-        with self.lock:
-            while True:
-                try:
-                    data = os.read(self.fd, 65_536)
-                except OSError:  # there is nothing more
-                    return
-                while data:
-                    number, mask, _, size = struct.unpack_from("iIII", data)
-                    name, data = os.fsdecode(data[16 : 16 + size].rstrip(b"\0")), data[16 + size :]
-                    if count:
-                        self.note(number, mask, name)
-
-    def note(self, number: int, mask: int, name: str) -> None:
-        """One message."""
-        if mask & _OVERFLOW:
-            self.complete = False
-        if number not in self.folders:
-            return
-        plain = os.path.join(self.folders[number], name).rstrip(os.sep)
-        for path in self.links.get((number, name), [plain]):  # nobody knows by which of its links it was opened
-            self.note_of(path, mask, name)
-
-    def note_of(self, path: str, mask: int, name: str) -> None:
-        """What happened to one path."""
-        if mask & _IS_FOLDER:
-            if mask & (_CREATE | _MOVED_TO):
-                self.add_all(path)
-            elif mask & _OPEN:
-                self.listed.add(path)
-        elif name.startswith(".") or name.endswith(_NO_TABLES) or self.skips(path):
-            return
-        elif mask & (_CREATE | _MOVED_TO):
-            self.made.add(path)
-        elif mask & _OPEN:
-            self.opens[path] += 1
-            self.stamps.setdefault(path, _stamp(path))
-        elif mask & _CLOSE_WRITE:
-            self.closes[path] += 1
-
-    def reads(self) -> dict[str, Stamp]:
-        """The files that were read, and not made before."""
-        found = {p: self.stamps[p] for p, n in self.opens.items() if n > self.closes[p] and p not in self.made}
-        return {p: stamp for p, stamp in found.items() if stamp}
-
-
-def _start(log: _Log) -> None:
-    """Watch the folders of the project from now on, where the operating system can."""
-    if log.opened or log.pid != os.getpid():
-        return
-    before, log.quiet = log.quiet, threading.get_ident()
-    try:
-        opened = _Opened(log.skips)
-        for folder in (log.root, *log.also):
-            opened.add_all(folder)
-        opened.drain(count=False)  # these were we
-        threading.Thread(target=opened.follow, name="deploy_ext-reads", daemon=True).start()
-        log.opened = opened
-    except (AttributeError, OSError, RuntimeError):  # not Linux; no more threads
-        log.opened = None
-    finally:
-        log.quiet = before
-
-# %% ../nbs/42_reads.ipynb #reads-watch-code
-_LOGS: list[_Log] = []  # the one of this process
-
-
-def watch(folders: Iterable[str | Path] = ()) -> None:
-    """Note from now on what this process reads. A second call does nothing.
-
-    folders: those outside of the project in which libraries that are not written in Python may read (see `named`)."""
-    if _LOGS:
-        return
-    root = str(project())
-    log = _Log(root, _aside(root), tuple(os.path.abspath(folder) for folder in folders))
-    log.wire = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  it is open as long as the process
-    _LOGS.append(log)
-    for module in [m for m in _FILES if m in sys.modules]:
-        _start(log)
-        log.put("reader", _FILES[module])
-    sys.addaudithook(_hook(log))
-
-
-def _hook(log: _Log) -> Callable[[str, tuple[Any, ...]], None]:
-    find, thread = dict(_ACTS).get, threading.get_ident  # names that live as long as the hook
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        act = find(event)
-        if act is None or log.quiet == thread():
-            return
-        try:
-            if note := act(log, *arguments):
-                log.put(*note)
-        except Exception:
-            log.lost += 1
-
-    return hook
+# %% ../nbs/42_reads.ipynb #reads-together-code
+def together(earlier: Reads, later: Reads) -> Reads:
+    """What both parts of a run have read."""
+    files = {f.path: f for f in earlier.files}
+    for file in later.files:
+        before = files.get(file.path, file)
+        other = before.fault or file.fault or ("changed while it ran" if before.sha256 != file.sha256 else "")
+        files[file.path] = replace(file, fault=other)
+    folders = {f.path: f for f in (*earlier.folders, *later.folders)}
+    both = {
+        name: tuple(dict.fromkeys(getattr(earlier, name) + getattr(later, name)))
+        for name in ("hosts", "programs", "unseen")
+    }
+    return replace(later, files=tuple(files[p] for p in sorted(files)), folders=tuple(folders.values()), **both)
 
 # %% ../nbs/42_reads.ipynb #reads-memory-code
-_RECENT = 2_000_000_000  # ns
+RECENT = 2_000_000_000  # ns
 _REMEMBERED = 100_000  # files
 
 
-def _recall(memory: str | Path | None) -> dict[str, list[Any]]:
+def recall(memory: str | Path | None) -> dict[str, list[Any]]:
     """What a memory holds: path -> size, time, inode, digest. An unreadable one holds nothing."""
     try:
         found = json.loads(Path(memory).read_text()) if memory else {}
@@ -549,19 +128,19 @@ def _recall(memory: str | Path | None) -> dict[str, list[Any]]:
         return {}
 
 
-def _remember(memory: str | Path, known: Mapping[str, list[Any]]) -> None:
+def remember(memory: str | Path, known: Mapping[str, list[Any]]) -> None:
     # the format: fields may be added beside `files`; another meaning of its values is format 2
     latest = dict(list(known.items())[-_REMEMBERED:])
     write_atomic(memory, json.dumps({"format": FORMAT, "files": latest}), mode=0o600)  # ASCII, as names may be no text
 
 
-def _content(path: str, stamp: Stamp, known: dict[str, list[Any]]) -> str:
+def content_of(path: str, stamp: Stamp, known: dict[str, list[Any]]) -> str:
     """SHA-256 of a file, from the memory if it is known there. Raises OSError."""
     if list(known.get(path, ()))[:3] == [*stamp]:
         return known[path][3]
     found = digest(Path(path))
     known.pop(path, None)
-    if time.time_ns() - stamp[1] > _RECENT:
+    if time.time_ns() - stamp[1] > RECENT:
         known[path] = [*stamp, found]
     return found
 
@@ -579,21 +158,21 @@ def _source(path: str) -> str:
 def _short(path: str, root: str) -> str:
     """The path from the project, with slashes, if it lies inside; links on the way to it may lead there."""
     for form in (path, os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))):
-        if _inside(form, root):
+        if inside(form, root):
             path = Path(form).relative_to(root).as_posix()
             break
     return path.encode(errors="backslashreplace").decode()  # names that are no text would break the record
 
 
-def _candidates(log: _Log) -> dict[str, tuple[Stamp | None, bool]]:
+def _candidates(log: Log) -> dict[str, tuple[Stamp | None, bool]]:
     """All that may be an input: path -> what was seen at the first look, and whether that was by inotify only."""
     found: dict[str, tuple[Stamp | None, bool]] = {}
     for path, stamp in list(log.read.items()):
         source = _source(path)
-        found[source] = (stamp if source == path else _stamp(source), False)
+        found[source] = (stamp if source == path else stamp_of(source), False)
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
-        if isinstance(path, str) and (stamp := _stamp(path := os.path.abspath(_source(path)))):
+        if isinstance(path, str) and (stamp := stamp_of(path := os.path.abspath(_source(path)))):
             found.setdefault(path, (stamp, False))
     if log.opened:
         for path, stamp in log.opened.reads().items():
@@ -602,15 +181,15 @@ def _candidates(log: _Log) -> dict[str, tuple[Stamp | None, bool]]:
     return {p: v for p, v in found.items() if not log.skips(p)}
 
 
-def _fleeting(path: str, stamp: Stamp | None, log: _Log) -> bool:
+def _fleeting(path: str, stamp: Stamp | None, log: Log) -> bool:
     """Whether a file that is gone was made by the run itself, in a temporary folder, where nobody saw it."""
-    temporary = _inside(path, os.path.realpath(tempfile.gettempdir())) and not _inside(path, log.root)
-    return temporary and stamp is not None and stamp[1] >= log.began - _RECENT
+    temporary = inside(path, os.path.realpath(tempfile.gettempdir())) and not inside(path, log.root)
+    return temporary and stamp is not None and stamp[1] >= log.began - RECENT
 
 
-def _file(path: str, seen: tuple[Stamp | None, bool], log: _Log, known: dict[str, list[Any]]) -> Read | None:
+def _file(path: str, seen: tuple[Stamp | None, bool], log: Log, known: dict[str, list[Any]]) -> Read | None:
     """One file as it is now; None if it is no input."""
-    (first, native), now = seen, _stamp(path)
+    (first, native), now = seen, stamp_of(path)
     short, kind = _short(path, log.root), "code" if path.endswith((".py", ".ipynb")) else "data"
     if first is None:
         if path in log.written or short == path:  # made by the run; or one of the many places where a library looks
@@ -620,32 +199,32 @@ def _file(path: str, seen: tuple[Stamp | None, bool], log: _Log, known: dict[str
         return None if path in log.written or _fleeting(path, first, log) else Read(short, kind, fault="is gone")
     fault = "was read and then written" if path in log.rewritten else "changed while it ran" if now != first else ""
     try:
-        return Read(short, kind, now[0], _content(path, now, known), now[1], now[2], native, fault)
+        return Read(short, kind, now[0], content_of(path, now, known), now[1], now[2], native, fault)
     except OSError:
         return Read(short, kind, *now[:1], native=native, fault="could not be read at the end")
 
 
-def _names(folder: str) -> Folder | None:
+def names_in(folder: str) -> Folder | None:
     """The names in a folder, without what tools keep there; None if it is gone."""
     try:
-        names = sorted(n for n in os.listdir(folder) if not _kept(n))
+        names = sorted(n for n in os.listdir(folder) if not kept(n))
     except OSError:
         return None
     return Folder(folder, digest("\0".join(names).encode(errors="surrogateescape")), len(names))
 
 
-def _folders(log: _Log, files: Iterable[str]) -> Iterator[Folder]:
+def _folders(log: Log, files: Iterable[str]) -> Iterator[Folder]:
     """The folders that were listed: by Python, or by a library that then read in them."""
     paths, native = set(log.named.get("folder", ())), list(files)
     if log.opened:
         imports = {log.root, *sys.path, *map(os.path.realpath, sys.path)}
-        paths |= {p for p in log.opened.listed - imports if any(_inside(f, p) for f in native)}
+        paths |= {p for p in log.opened.listed - imports if any(inside(f, p) for f in native)}
     for path in sorted(paths):
-        if not log.skips(path) and (found := _names(path)):
+        if not log.skips(path) and (found := names_in(path)):
             yield replace(found, path=_short(path, log.root))
 
 
-def _hosts(log: _Log) -> Iterator[str]:
+def _hosts(log: Log) -> Iterator[str]:
     """Who was connected to, by the name that was asked for where there is no doubt."""
     for host in log.named.get("host", ()):
         address, _, port = host.rpartition(":")
@@ -654,16 +233,16 @@ def _hosts(log: _Log) -> Iterator[str]:
         yield f"{next(iter(names))}:{port}" if len(names) == 1 and numeric else host
 
 
-def _unseen(log: _Log) -> Iterator[str]:
+def _unseen(log: Log) -> Iterator[str]:
     """What may have read something that nobody saw."""
     yield from log.named.get("elsewhere", ())
     watched = log.opened is not None and log.opened.complete
     active = log.opened and any(p not in log.read and p not in log.written for p in list(log.opened.opens))
     readers = log.named.get("reader", {})
     for reader in readers:
-        if not (watched and (active or any(p.endswith(_BY_PYTHON.get(reader, ())) for p in log.read))):
+        if not (watched and (active or any(p.endswith(BY_PYTHON.get(reader, ())) for p in log.read))):
             yield reader
-    for module, name in {**_FILES, **_ELSEWHERE}.items():
+    for module, name in {**READERS, **ELSEWHERE}.items():
         if module in sys.modules and name not in readers:  # it came in without an event
             yield name
     if log.lost:
@@ -674,12 +253,12 @@ def report(memory: str | Path | None = None) -> Reads:
     """What this process has read since `watch`, with digests of this moment. memory: a JSON file of known digests.
 
     Raises `InvalidRequest` if nothing was watched."""
-    if not _LOGS:
-        raise InvalidRequest("nothing was watched. Call deploy_ext.reads.watch() before the first cell.")
-    log = _LOGS[0]
+    if not LOGS:
+        raise InvalidRequest("nothing was watched. Call deploy_ext.watching.watch() before the first cell.")
+    log = LOGS[0]
     before, log.quiet = log.quiet, threading.get_ident()
     try:
-        known = _recall(memory)
+        known = recall(memory)
         log.receive()
         if log.opened:
             log.opened.drain()
@@ -691,7 +270,7 @@ def report(memory: str | Path | None = None) -> Reads:
         if log.opened:
             log.opened.drain(count=False)  # we have just read them all
         if memory:
-            _remember(memory, known)
+            remember(memory, known)
     finally:
         log.quiet = before
     return Reads(
@@ -699,10 +278,10 @@ def report(memory: str | Path | None = None) -> Reads:
     )
 
 
-def _beside(path: str, log: _Log, known: dict[str, list[Any]]) -> Read | None:
+def _beside(path: str, log: Log, known: dict[str, list[Any]]) -> Read | None:
     """The log of an SQLite database, in which its last changes may stand."""
     wal = f"{path}-wal"
-    return _file(wal, (_stamp(wal), False), log, known) if _stamp(wal) else None
+    return _file(wal, (stamp_of(wal), False), log, known) if stamp_of(wal) else None
 
 # %% ../nbs/42_reads.ipynb #reads-named-code
 _NAMED = re.compile(r"""["']((?:/|~/|\.\./)[^"'\n{}*?\[\]]*)""")
@@ -716,266 +295,7 @@ def named(sources: Iterable[str], parameters: Mapping[str, Any] | None = None) -
     for text in texts:
         path = os.path.abspath(os.path.expanduser(text))
         place = path if os.path.isdir(path) else os.path.dirname(path)
-        wide = _inside(root, place) or _inside(os.path.expanduser("~"), place) or place == tempfile.gettempdir()
-        if os.path.isdir(place) and not wide and not _inside(place, root):
+        wide = inside(root, place) or inside(os.path.expanduser("~"), place) or place == tempfile.gettempdir()
+        if os.path.isdir(place) and not wide and not inside(place, root):
             found[place] = None
     return tuple(found)
-
-# %% ../nbs/42_reads.ipynb #reads-environment-code
-def _version(entry: os.DirEntry[str]) -> str:
-    """The version of an installed distribution, and what else tells its content."""
-    place = Path(entry.path)
-    if entry.name.endswith(".egg-info"):
-        return importlib.metadata.PathDistribution(place).version or ""
-    version = entry.name.removesuffix(".dist-info").rpartition("-")[2]
-    try:
-        origin = json.loads((place / "direct_url.json").read_text())
-        if commit := origin.get("vcs_info", {}).get("commit_id"):
-            return f"{version} {commit}"
-        if origin.get("dir_info", {}).get("editable"):
-            return f"{version} editable"
-        return f"{version} {digest(place / 'RECORD')[:16]}"
-    except (OSError, ValueError, AttributeError):
-        return version
-
-
-@lru_cache(maxsize=1)
-def _environment() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for folder in sys.path:
-        try:
-            entries = [e for e in os.scandir(folder or ".") if e.name.endswith((".dist-info", ".egg-info"))]
-        except OSError:
-            continue
-        for entry in entries:
-            name = re.sub(r"[-_.]+", "-", entry.name.rpartition(".")[0].partition("-")[0]).lower()
-            if name not in found:
-                found[name] = _version(entry)
-    machine = f"{platform.system()} {platform.machine()}".lower()
-    return {"python": f"{platform.python_implementation()} {platform.python_version()}", "platform": machine} | dict(
-        sorted(found.items())
-    )
-
-
-def environment() -> dict[str, str]:
-    """Python, platform, and each installed distribution with its version; looked up once in a process."""
-    return dict(_environment())
-
-# %% ../nbs/42_reads.ipynb #reads-key-code
-def _exact(value: Any) -> Any:
-    """A value as text and lists that no other value has."""
-    if isinstance(value, Mapping):
-        return {f"{type(k).__name__} {k!r}": _exact(v) for k, v in value.items()}
-    if isinstance(value, (set, frozenset)):
-        return [type(value).__name__, *sorted(map(repr, value))]
-    if isinstance(value, (list, tuple)):
-        return [type(value).__name__, *map(_exact, value)]
-    return f"{type(value).__name__} {value!r}"
-
-
-def digest_of(
-    sources: Iterable[str],
-    parameters: Mapping[str, Any],
-    environment: Mapping[str, str],
-    secrets: Iterable[str] = (),
-    files: Mapping[str, str | Path | None] | None = None,
-) -> str:
-    """The key of a run: SHA-256 over code cells, parameters, environment, names of secrets, and contents of `files`.
-
-    files: what else decides, as the gates, by a name of its own; where they lie does not count."""
-    hidden = sorted(set(secrets))
-    key = {
-        "format": FORMAT,  # whatever else enters the key makes another format, so that no earlier key is met by chance
-        "sources": [source.rstrip() for source in sources if source.strip()],
-        "parameters": {k: _exact(v) for k, v in parameters.items() if k not in hidden},
-        "environment": dict(environment),
-        "secrets": hidden,
-        "files": {k: digest(Path(v)) if v and Path(v).is_file() else None for k, v in (files or {}).items()},
-    }
-    return digest(json.dumps(key, sort_keys=True, separators=(",", ":")))  # ASCII, for texts that UTF-8 cannot hold
-
-# %% ../nbs/42_reads.ipynb #reads-changed-code
-def _differs(read: Read, path: Path, known: dict[str, list[Any]]) -> str:
-    now = _stamp(str(path))
-    if read.kind == "absent":
-        return f"{read.path} was not there and is now" if path.exists() else ""
-    if now is None:
-        return f"{read.path} is gone"
-    if now == (read.size, read.mtime_ns, read.inode):
-        return ""
-    try:
-        same = now[0] == read.size and _content(str(path), now, known) == read.sha256
-    except OSError:
-        return f"{read.path} cannot be read"
-    return "" if same else f"{read.path} has changed"
-
-
-def changed(reads: Reads, root: str | Path, memory: str | Path | None = None) -> str:
-    """The first input of an earlier run that is not as it was, in one sentence; "" if all are.
-
-    root: the project now, which may be another checkout. memory: as for `report`."""
-    known = _recall(memory)
-    before = {path: tuple(values) for path, values in known.items()}
-    sentences = (_differs(read, Path(root, read.path), known) for read in reads.files)
-    told = next(filter(None, sentences), "")
-    for folder in () if told else reads.folders:
-        now = _names(str(Path(root, folder.path)))
-        if now is None or now.sha256 != folder.sha256:
-            told = f"the folder {folder.path}/ {'has other files' if now else 'is gone'}"
-            break
-    if memory and before != {path: tuple(values) for path, values in known.items()}:
-        _remember(memory, known)
-    return told
-
-# %% ../nbs/42_reads.ipynb #reads-cacheable-code
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_PORTS = {"http": 80, "https": 443}
-
-
-def _tracking(host: str, tracking: str) -> bool:
-    """Whether `host:port` is the server at this address; all names of this machine are one."""
-    server = urllib.parse.urlsplit(tracking)
-    name, _, port = host.rpartition(":")
-    if server.scheme not in _PORTS or not server.hostname or int(port) != (server.port or _PORTS[server.scheme]):
-        return False
-    return name == server.hostname or (name in _LOOPBACK and server.hostname in _LOOPBACK)
-
-
-def cacheable(reads: Reads, tracking: str = "", trusted: Iterable[str] = ()) -> str:
-    """The first reason why a run with these reads cannot be answered from an earlier one, as a sentence; "" if none.
-
-    tracking: the address of the MLflow server. trusted: of what may have read unseen, what the user vouches for."""
-    told = [f"{f.path} {f.fault}" for f in reads.files if f.fault]
-    told += [f"it read from {host}" for host in reads.hosts if not _tracking(host, tracking)]
-    told += [f"it ran a program: {program}" for program in reads.programs]
-    vouched = set(trusted)
-    told += [f"{name} may have read files unseen" for name in reads.unseen if name not in vouched]
-    return told[0] if told else ""
-
-# %% ../nbs/42_reads.ipynb #reads-together-code
-def together(earlier: Reads, later: Reads) -> Reads:
-    """What both parts of a run have read."""
-    files = {f.path: f for f in earlier.files}
-    for file in later.files:
-        before = files.get(file.path, file)
-        other = before.fault or file.fault or ("changed while it ran" if before.sha256 != file.sha256 else "")
-        files[file.path] = replace(file, fault=other)
-    folders = {f.path: f for f in (*earlier.folders, *later.folders)}
-    both = {
-        name: tuple(dict.fromkeys(getattr(earlier, name) + getattr(later, name)))
-        for name in ("hosts", "programs", "unseen")
-    }
-    return replace(later, files=tuple(files[p] for p in sorted(files)), folders=tuple(folders.values()), **both)
-
-# %% ../nbs/42_reads.ipynb #reads-dvc-code
-def _md5(path: Path, old: bool) -> tuple[str, ...]:
-    """The MD5 of a file, and for records of DVC 2 also without carriage returns, as it took it of texts."""
-    with path.open("rb") as f:
-        plain = hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if not old:
-        return (plain,)
-    content = path.read_bytes().replace(b"\r\n", b"\n")
-    return plain, hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        return _table(yaml.safe_load(path.read_bytes()))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-
-
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _outs(folder: Path) -> dict[Path, tuple[Path, dict[str, Any]]]:
-    """What the records in a folder track: whole path -> the record's file, and its entry."""
-    found: dict[Path, tuple[Path, dict[str, Any]]] = {}
-    for record in sorted(p for p in folder.glob("*.dvc") if p.is_file()):
-        content = _yaml(record)
-        found |= _entries(record, content, content)
-    if (lock := folder / "dvc.lock").is_file():
-        made = _table(_yaml(folder / "dvc.yaml").get("stages"))
-        for name, stage in _table(_yaml(lock).get("stages")).items():
-            found |= _entries(lock, _table(stage), _table(made.get(str(name).partition("@")[0])))
-    return found
-
-
-def _entries(record: Path, content: Mapping[str, Any], stage: Mapping[str, Any]) -> dict[Path, tuple[Path, Any]]:
-    outs, folder = content.get("outs"), record.parent / str(stage.get("wdir", "."))
-    every = [_table(out) for out in outs] if isinstance(outs, list) else []
-    good = [out for out in every if "path" in out and "md5" in out]
-    return {Path(os.path.abspath(folder / str(out["path"]))): (record, out) for out in good}
-
-
-def _cache(place: Path) -> Path | None:
-    """The cache of the DVC repository around `place`."""
-    top = next((p for p in (place, *place.parents) if (p / ".dvc").is_dir()), None)
-    if top is None:
-        return None
-    config = configparser.ConfigParser(interpolation=None, strict=False)
-    try:
-        config.read([top / ".dvc" / "config", top / ".dvc" / "config.local"])
-    except (configparser.Error, UnicodeDecodeError):
-        return top / ".dvc" / "cache"
-    return top / ".dvc" / config.get("cache", "dir", fallback="cache")
-
-
-def _members(out: Mapping[str, Any], cache: Path | None) -> dict[str, str] | None:
-    """The files in a tracked folder and their MD5; None if the list is not here."""
-    try:
-        if "files" in out:
-            return {f["relpath"]: f["md5"] for f in out["files"]}
-        name = str(out["md5"])
-        places = [cache.joinpath(*below, name[:2], name[2:]) for below in (("files", "md5"), ())] if cache else []
-        found = next((p for p in places if p.is_file()), None)
-        return None if found is None else {f["relpath"]: f["md5"] for f in json.loads(found.read_bytes())}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-# %% ../nbs/42_reads.ipynb #reads-dvc-of-code
-def _tracked(path: Path, place: Path, out: Mapping[str, Any], members: dict[str, str] | None) -> dict[str, Any]:
-    """The MD5 that DVC has for a file, and whether the file is another one now."""
-    known, size = str(out["md5"]), out.get("size")
-    if path != place:
-        relative = path.relative_to(place).as_posix()
-        if members is None:
-            return {"md5": known, "member": None, "changed": None}
-        known, size = members.get(relative, ""), None
-        told = {"md5": str(out["md5"]), "member": known or None}
-    else:
-        told = {"md5": known}
-    old = "hash" not in out
-    try:
-        if size is not None and not old and path.stat().st_size != size:
-            return {**told, "changed": True}
-        return {**told, "changed": known not in _md5(path, old)}
-    except OSError:
-        return {**told, "changed": True}
-
-
-def dvc_of(reads: Reads, root: str | Path) -> dict[str, dict[str, Any]]:
-    """How DVC tracks the files that were read, by their path, as far as it does.
-
-    `file`: the record (`.dvc` or `dvc.lock`); `path`: what it tracks, a file or a folder around it; `md5`: its digest;
-    `changed`: whether the file is another one now, None if that cannot be told; `member`: the digest of a file inside
-    of a tracked folder. Paths are seen from `root`."""
-    top = Path(os.path.abspath(root))
-    outs, members = lru_cache(maxsize=None)(_outs), dict[Path, Any]()
-    found: dict[str, dict[str, Any]] = {}
-    for read in reads.files:
-        path = Path(os.path.abspath(top / read.path))
-        above = [p for p in path.parents if p.is_relative_to(top) or top not in path.parents]
-        known = {place: entry for p in reversed(above) for place, entry in outs(p).items()}
-        place = next((p for p in (path, *path.parents) if p in known), None)
-        if read.kind == "absent" or place is None:
-            continue
-        record, out = known[place]
-        if place not in members:
-            members[place] = _members(out, _cache(record.parent)) if path != place else None
-        where = {"file": _short(str(record), str(top)), "path": _short(str(place), str(top))}
-        found[read.path] = {**where, **_tracked(path, place, out, members[place])}
-    return found

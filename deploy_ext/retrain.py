@@ -22,11 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .capture import git
+from .cache import cacheable, changed, digest_of, environment
+from .capture import git, noted
 from .checkpoint import digests, plan, read
 from deploy_ext.core import (
     DeployError,
     InvalidRequest,
+    TimedOut,
+    aside,
     digest,
     progress,
     project,
@@ -35,12 +38,13 @@ from deploy_ext.core import (
     write_atomic,
 )
 from .draft import JOB
+from .dvc import TRACKED, pull, repository, to_json
 from .effort import Effort, estimate, terms
-from .job import DONE, READS, STATE, Halt, Job, Watch, execute, title
+from .job import DONE, READS, STATE, Halt, Job, Stopped, Watch, execute, stoppable, title
 from .junit import job_junit
-from .order import Order, Ticket, fetched, load, new_id, prepared, tickets
+from .order import Order, Ticket, alone, fetched, load, new_id, prepared, tickets
 from .parameters import declared, table
-from .reads import Reads, cacheable, changed, digest_of, dvc_of, environment
+from .reads import Reads
 from .records import Version
 from .registry import CHAMPION, Registry
 from .report import to_html
@@ -49,14 +53,15 @@ from .secret import resolve
 from .summary import BY_CODE, Retrained
 
 # %% auto #0
-__all__ = ['Promote', 'planned', 'key_of', 'earlier', 'opened', 'may_pass', 'candidate', 'settle', 'failed', 'carry_out', 'keep']
+__all__ = ['Promote', 'planned', 'key_of', 'earlier', 'pulled', 'opened', 'run_of', 'may_pass', 'candidate', 'settle', 'failed',
+           'carry_out', 'keep']
 
 # %% ../nbs/49_retrain.ipynb #retrain-plan-code
-def planned(order: Order) -> Retrained:
+def planned(order: Order, dvc_pull: bool = False) -> Retrained:
     """What would happen, without anything happening."""
     book = prepared(order)
     cells = sum(c["cell_type"] == "code" for c in book["cells"])
-    steps = [f"run {cells} cells of {order.notebook}"]
+    steps = [*(["dvc pull"] if dvc_pull else []), f"run {cells} cells of {order.notebook}"]
     if order.data:
         steps.append(f"validate the version of {order.model} that they register, on {order.data}")
     if order.promote:
@@ -77,13 +82,14 @@ def key_of(order: Order) -> str:
         "data": Path(order.data) if order.data and Path(order.data).is_file() else None,
     }
     found = {name: path for name, path in files.items() if path and path.is_file()}
-    asked_for = {**order.parameters, "promote ": order.promote, "kernel ": order.kernel, "best ": order.best}
+    figure = (order.best or "").partition(":")[0]
+    asked_for = {**order.parameters, "promote ": order.promote, "kernel ": order.kernel, "best ": figure}
     return digest_of(sources, asked_for, environment(), order.secrets, found)
 
 
-def earlier(order: Order, registry: Registry) -> Retrained | None:
+def earlier(order: Order, registry: Registry, key: str = "") -> Retrained | None:
     """The summary of a job that this one would only repeat; None if there is none, or it cannot be known."""
-    key, here = None, (t for t in reversed(tickets()) if t.ended and t.key and t.order.notebook == order.notebook)
+    here = (t for t in reversed(tickets()) if t.ended and t.key and t.order.notebook == order.notebook)
     for ticket in here:
         key = key or key_of(order)
         found = ticket.folder / "summary.json"
@@ -103,13 +109,28 @@ def _there(registry: Registry, version: str | None) -> bool:
         return version is None or bool(registry.version(version))
     return False
 
+# %% ../nbs/49_retrain.ipynb #retrain-pulled-code
+def pulled(order: Order) -> tuple[float, str]:
+    """Let DVC fetch the data around the notebook, or else the project; the seconds that it took, and its words.
+
+    Raises as `pull`; nothing was run then."""
+    near, began = Path(order.notebook).absolute().parent, time.monotonic()
+    place = near if repository(near) else project()
+    try:
+        with stoppable(), alone(f"dvc pull in {place}", "wait"):  # DVC itself gives up after three seconds
+            aside(f"dvc pull in {place}\n")
+            told = pull(place, order.timeout and max(order.timeout - (time.monotonic() - began), 0))
+    except Stopped:
+        raise TimedOut("dvc pull was stopped by SIGTERM; nothing was run") from None
+    return time.monotonic() - began, f"dvc pull: {told}"
+
 # %% ../nbs/49_retrain.ipynb #retrain-begin-code
 def opened(order: Order, sweep: str = "", name: str = "") -> Ticket:
     """A ticket for the order. sweep, name: the job that it is a trial of, and its own name there."""
     return Ticket(name or new_id(order.notebook), order, key_of(order), sweep=sweep).keep()
 
 
-def _run_of(ticket: Ticket, registry: Registry, parent: str) -> Run:
+def run_of(ticket: Ticket, registry: Registry, parent: str = "") -> Run:
     """The MLflow run that the ticket fills: whence the job comes, with which values. A trial's has a `parent`."""
     if ticket.run:
         return resume(registry.store, ticket.run)
@@ -171,7 +192,8 @@ def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None, h
     """The ticket's order as a job that goes on where an earlier attempt has ended."""
     import nbformat
 
-    order = ticket.order
+    order, few = ticket.order, halt and halt.threads and "OMP_NUM_THREADS" not in os.environ
+    threads = {"OMP_NUM_THREADS": str(halt.threads)} if halt and few else {}
     notebook = nbformat.v4.upgrade(nbformat.reads(json.dumps(prepared(order)), as_version=4))
     first = _first(ticket, notebook)
     return Job(
@@ -180,7 +202,7 @@ def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None, h
         out=order.out or str(ticket.folder / "executed.ipynb"),
         folder=ticket.folder,
         secrets={name: resolve(name, os.environ) for name in order.secrets},
-        environ={JOB: ticket.id, "DEPLOY_EXT_PROJECT": str(project()), **_WITHHELD},
+        environ={JOB: ticket.id, "DEPLOY_EXT_PROJECT": str(project()), **threads, **_WITHHELD},
         cwd=order.cwd,
         kernel=order.kernel,
         timeout=left,
@@ -364,14 +386,21 @@ def _outcome(course: _Course, registry: Registry, promote: Promote) -> dict[str,
 
 
 def carry_out(
-    ticket: Ticket, registry: Registry, promote: Promote, halt: Halt | None = None, parent: str = ""
+    ticket: Ticket,
+    registry: Registry,
+    promote: Promote,
+    halt: Halt | None = None,
+    parent: str = "",
+    before: tuple[float, str] = (0.0, ""),
 ) -> Retrained:
     """Run the job of a ticket to its end; the summary. Errors of the job are in it, they are not raised.
 
     halt, parent: of a trial, which shows nothing by itself: what stops it together with others, and their MLflow run.
+    before: seconds of its time that are over already, and what was done in them.
     """
     with ThreadPoolExecutor(1) as beside:
-        course = _Course(ticket, beside.submit(_run_of, ticket, registry, parent), halt)
+        course = _Course(ticket, beside.submit(run_of, ticket, registry, parent), halt, time.monotonic() - before[0])
+        course.notes += [before[1]] if before[1] else []
         found = _outcome(course, registry, promote)
         return _finished(course, registry, found)
 
@@ -467,8 +496,10 @@ def _texts(ticket: Ticket, summary: Retrained, paged: bool) -> tuple[dict[str, s
         trouble = (f"There is no page of it: {e}",)
     names = ("summary.json", "summary.txt", "junit.xml", "executed.ipynb", "executed.html", READS)
     texts = {name: (folder / name).read_text() for name in names if (folder / name).exists()}
-    if READS in texts and (tracked := dvc_of(Reads.from_dict(json.loads(texts[READS])), project())):
-        texts["dvc.json"] = json.dumps(tracked)
+    if READS in texts and (tracked := noted(Reads.from_dict(json.loads(texts[READS])).present, project())):
+        texts[TRACKED] = to_json(tracked)
+        faults = {t.file: t.fault for t in tracked.values() if t.fault}
+        trouble += tuple(f"What {file} tracks is not known: {fault}" for file, fault in faults.items())
     return texts, trouble
 
 

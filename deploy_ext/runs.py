@@ -5,18 +5,20 @@
 # %% ../nbs/14_runs.ipynb #runs-imports
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .core import settings
 from .draft import of_job
 from .records import Version
 from .registry import Registry
-from .store import TAG, Store, experiment
+from .store import TAG, NotThere, Store, experiment
 
 # %% auto #0
-__all__ = ['Run', 'begin', 'resume', 'adopt', 'made_by', 'outcome_before']
+__all__ = ['Run', 'begin', 'resume', 'adopt', 'made_by', 'outcome_before', 'job_of']
 
 # %% ../nbs/14_runs.ipynb #runs-run-code
 _LONGEST = 6000  # characters of a parameter that MLflow takes
@@ -40,6 +42,13 @@ class Run:
         """Store texts by file name."""
         for name, text in texts.items():
             self.store.call("log_text", self.id, text, name)
+
+    def texts(self, *names: str) -> dict[str, str]:
+        """Those of the named texts that were stored."""
+        there = {file.path for file in self.store.call("list_artifacts", self.id)}
+        with tempfile.TemporaryDirectory() as folder:
+            found = {n: self.store.call("download_artifacts", self.id, n, folder) for n in names if n in there}
+            return {name: Path(path).read_text() for name, path in found.items()}
 
     def end(self, status: str) -> None:
         """Say how it went: FINISHED, FAILED or KILLED."""
@@ -93,3 +102,14 @@ def outcome_before(store: Store, model: str | None, notebook: str, but: str = ""
     found = store.call("search_runs", [where], words, order_by=["attributes.end_time DESC"])
     told = [run.data.tags for run in found if run.info.run_id != but and "mlflow.parentRunId" not in run.data.tags]
     return told[0][f"{TAG}outcome"] if told else None
+
+# %% ../nbs/14_runs.ipynb #runs-job-code
+def job_of(registry: Registry, version: Version) -> Run | None:
+    """The run of the job that registered a version; None if none did, or its run is gone."""
+    store = registry.store
+    try:
+        made = store.call("get_model_version", version.name, str(version.version)).run_id
+        above = store.call("get_run", made).data.tags.get("mlflow.parentRunId")
+        return above and Run(store, store.call("get_run", above).info.run_id)
+    except NotThere:
+        return None

@@ -12,7 +12,7 @@ from .effort import Effort
 from .records import Record, Verdict, cell
 
 # %% auto #0
-__all__ = ['CODES', 'BY_CODE', 'Retrained']
+__all__ = ['CODES', 'BY_CODE', 'Retrained', 'escaped']
 
 # %% ../nbs/46_summary.ipynb #summary-record-code
 CODES = {
@@ -98,12 +98,12 @@ class Retrained(Record):
 
     def markdown(self) -> str:
         """As the summary of a step in GitHub Actions."""
-        rows = [f"| {row['what']} | {_escaped(row[''])} |" for row in self._rows()]
-        lines = [f"### {_escaped(self._title())}", "", "| | |", "|---|---|", *rows]
+        rows = [f"| {row['what']} | {escaped(row[''])} |" for row in self._rows()]
+        lines = [f"### {escaped(self._title())}", "", "| | |", "|---|---|", *rows]
         if self.verdict:
             lines += ["", "| metric | value | threshold | result |", "|---|---|---|---|"]
             lines += [
-                f"| {_escaped(c.metric)} | {cell(c.value)} | {_escaped(c.threshold)} | {c.result} |"
+                f"| {escaped(c.metric)} | {cell(c.value)} | {escaped(c.threshold)} | {c.result} |"
                 for c in self.verdict.checks
             ]
         return "\n".join([*lines, "", *self.notes, ""])
@@ -122,6 +122,6 @@ def _cost(cost: Effort) -> str:
     return ", ".join(f"{cell(value)} {unit}" for unit, value in known.items() if value is not None)
 
 
-def _escaped(text: Any) -> str:
+def escaped(text: Any) -> str:
     """Text that Markdown leaves as it is, in one cell of a table."""
     return " ".join(str(text).replace("|", "\\|").replace("<", "&lt;").split())

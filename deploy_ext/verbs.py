@@ -74,6 +74,7 @@ from deploy_ext.judging import (
 )
 from .junit import junit
 from .jury import JUDGES, Evidence, aim, facts_of, must_hold
+from .lineage import Lineage, lineage
 from .making import fitted_on, here, make, split
 from .metrics import table
 from .moving import champions, move, settled
@@ -84,7 +85,7 @@ from .records import Endpoint, Event, Listing, ModelRef, Record, Verdict, Versio
 from .registry import CHAMPION, Registry
 from .report import serve as publish
 from .report import write as write_report
-from .retrain import carry_out, earlier, opened, planned
+from .retrain import carry_out, earlier, opened, planned, pulled
 from .runs import outcome_before
 from .scored import trivial
 from .serve import keys
@@ -94,12 +95,13 @@ from .serve.runtime import borrow
 from .simple import simply
 from .starters import Told, next_steps, starter, write
 from .summary import Retrained
+from .sweep import Plan, Swept, begun, carry_out_sweep, plan_of, planned_sweep, searched, swept_plan
 from .table import as_frame
 
 # %% auto #0
 __all__ = ['COMMANDS', 'F', 'PART', 'verb', 'fit', 'register', 'gates', 'Word', 'metrics', 'cases', 'validate', 'promote',
            'rollback', 'retrain', 'about', 'Started', 'init', 'up', 'predict', 'Explained', 'explain', 'status', 'down',
-           'NewKey', 'key_create', 'key_list', 'key_revoke', 'journal', 'Forgotten', 'journal_forget', 'drift',
+           'NewKey', 'key_create', 'key_list', 'key_revoke', 'journal', 'Forgotten', 'journal_forget', 'drift', 'Past',
            'history', 'Report', 'report', 'doctor']
 
 # %% ../nbs/50_verbs.ipynb #verbs-verb-code
@@ -472,31 +474,6 @@ def rollback(
 _crown = promote  # the verb, where `promote` is a parameter
 
 
-def _before(order: Order, registry: Registry, run: str) -> str | None:
-    """How the job before this one has ended, if the registry knows."""
-    with contextlib.suppress(DeployError):
-        return outcome_before(registry.store, order.model, order.notebook, but=run)
-    return None
-
-
-def _announced(order: Order, resumed: str | None, registry: Registry, job: Callable[[], Retrained]) -> Retrained:
-    """Run a job, and tell those whom `notify` names how it ended. Raises `InvalidRequest` first if that cannot be."""
-    if not (addresses := settings().notify):
-        return job()
-    check(addresses)
-    before = ticket_of(resumed).summary.get("outcome") if resumed else None
-    try:
-        done = job()
-    except Exception as e:
-        failed = {"outcome": "failed", "exit_code": getattr(e, "exit_code", 1), "notebook": order.notebook}
-        for note in send(notice(failed, order.model), addresses):
-            e.add_note(note)
-        raise
-    told = notice(done.to_dict(), order.model, before or _before(order, registry, done.run))
-    missed = send(told, addresses) if told.news else ()
-    return dataclasses.replace(done, notes=(*done.notes, *missed))
-
-
 @verb
 def retrain(
     notebook: Annotated[
@@ -509,6 +486,10 @@ def retrain(
     target: Annotated[str | None, Arg("the truth in it: a column, or a variable of the notebook")] = None,
     gates: Annotated[Path | None, Arg("a gates file, instead of <model>.gates in the project", "file")] = None,
     promote: Annotated[bool, Arg("make it champion if the gates let it; endpoints that follow move with it")] = False,
+    grid: Annotated[bool, Arg("values with commas are a grid: one job for each combination")] = False,
+    sweep: Annotated[Path | None, Arg("a sweep from a yml file: a grid, random draws or optuna", "file")] = None,
+    jobs: Annotated[int, Arg("of a sweep: how many run at a time")] = 1,
+    best: Annotated[str | None, Arg("of a sweep: its best has most roc_auc, or least with loss:min")] = None,
     out: Annotated[str | None, Arg("where the executed copy goes: a path, or an address as papermill takes it")] = None,
     kernel: Annotated[str | None, Arg("the kernel to run it in, instead of the one that the notebook names")] = None,
     cwd: Annotated[str | None, Arg("the folder to run it in, instead of this one")] = None,
@@ -519,40 +500,85 @@ def retrain(
     on_overlap: Annotated[str, Arg("when a job of this model is running: wait, skip or fail")] = "wait",
     resume: Annotated[str | None, Arg("go on with a job that did not end: its id, or last")] = None,
     force: Annotated[bool, Arg("run it, though an earlier job has done the same already")] = False,
+    dvc_pull: Annotated[bool, Arg("let DVC fetch the data before anything runs, in the time of the job")] = False,
     lenient: Annotated[bool, Arg("take parameters as papermill does: unknown names and any type")] = False,
     dry_run: Annotated[bool, Arg("show parameters and steps, and run nothing")] = False,
-) -> Retrained:
+) -> Retrained | Swept:
     """Run a notebook as a job: with parameters, a state on disk after each cell, and what it made judged and promoted.
 
+    Several values of a parameter make a sweep of such jobs. Limits of time are those of one job.
     Returns the summary, whose outcome is the exit code: 0 promoted or nothing asked, 3 gates refused, 4 contract
     violated, 5 a cell failed, 6 an endpoint failed, 7 timed out. Raises `InvalidRequest` for what cannot be begun.
     """
     if (notebook is None) == (resume is None):
         raise InvalidRequest("retrain needs a notebook, or --resume with the id of a job. Type: retrain train.ipynb")
-    registry = _registry()
+    plan, tried = None, searched(sweep, grid, parameters)
     if resume:
-        order = ticket_of(resume).order
+        order, plan = ticket_of(resume).order, plan_of(ticket_of(resume))
     else:
         words = {"data": data, "target": target, "gates": gates and str(gates.absolute()), "model": model}
         limits = {"timeout": seconds(timeout, "--timeout"), "cell_timeout": seconds(cell_timeout, "--cell-timeout")}
         pause = seconds(backoff, "--backoff") or 0.0
         places = {"out": out, "kernel": kernel, "cwd": cwd, "promote": promote, "retries": retries, "backoff": pause}
-        order = asked(str(notebook), parameters, file, lenient, **words, **limits, **places)
+        told = {**words, **limits, **places, "best": best}
+        if tried:
+            plan = Plan(tried[0], file=file and str(file), lenient=lenient, jobs=jobs, force=force)
+            order, plan = planned_sweep(str(notebook), tried, plan, **told)
+        else:
+            order = asked(str(notebook), parameters, file, lenient, **told)
     if dry_run:
-        return planned(order)
+        return swept_plan(order, plan) if plan else planned(order, dvc_pull)
     with alone(order.model or order.notebook, on_overlap) as free:
         if not free:
             return Retrained("-", "skipped", order.notebook, order.parameters, f"a job of {order.model} is running")
         if resume and (ended := ticket_of(resume)).ended:
             raise InvalidRequest(f"{ended.id} has ended, perhaps while this one waited. Run its notebook again.")
-        if not (resume or force) and (done := earlier(order, registry)):
-            return done
+        return _announced(
+            order, resume, lambda: _carried(order, plan, resume, force, pulled(order) if dvc_pull else (0.0, ""))
+        )
 
-        def job() -> Retrained:
-            ticket = ticket_of(resume) if resume else opened(order)
-            return carry_out(ticket, registry, lambda version, rules, why: _crown(str(version), why, rules))
 
-        return _announced(order, resume, registry, job)
+def _before(order: Order, run: str) -> str | None:
+    """How the job before this one has ended, if the registry knows."""
+    with contextlib.suppress(DeployError):
+        return outcome_before(_registry().store, order.model, order.notebook, but=run)
+    return None
+
+
+def _announced(order: Order, resumed: str | None, job: Callable[[], Retrained | Swept]) -> Retrained | Swept:
+    """Run a job, and tell those whom `notify` names how it ended. Raises `InvalidRequest` first if that cannot be."""
+    if not (addresses := settings().notify):
+        return job()
+    check(addresses)
+    before = ticket_of(resumed).summary.get("outcome") if resumed else None
+    try:
+        done = job()
+    except Exception as e:
+        failed = {"outcome": "failed", "exit_code": getattr(e, "exit_code", 1), "notebook": order.notebook}
+        for note in send(notice(failed, order.model), addresses):
+            e.add_note(note)
+        raise
+    if isinstance(done, Retrained) and done.cached:
+        return done
+    told = notice(done.to_dict(), order.model, before or _before(order, done.run))
+    missed = send(told, addresses) if told.news else ()
+    return dataclasses.replace(done, notes=(*done.notes, *missed))
+
+
+def _carried(
+    order: Order, plan: Plan | None, resume: str | None, force: bool, before: tuple[float, str]
+) -> Retrained | Swept:
+    """Run what was asked for, or answer it from an earlier job. before: see `carry_out`."""
+    registry = _registry()
+
+    def crown(version: Version, rules: Path | None, why: str) -> Version:
+        return _crown(str(version), why, rules)
+
+    if plan:
+        return carry_out_sweep(ticket_of(resume) if resume else begun(order, plan), plan, registry, crown)
+    if not (resume or force) and (done := earlier(order, registry)):
+        return dataclasses.replace(done, notes=(*filter(None, before[1:]), *done.notes))
+    return carry_out(ticket_of(resume) if resume else opened(order), registry, crown, before=before)
 
 
 def about(option: Option, word: str) -> str:
@@ -913,22 +939,40 @@ def drift(
     return moved(bundle, kept, partly=True)
 
 # %% ../nbs/50_verbs.ipynb #verbs-history-code
+@dataclasses.dataclass(frozen=True, repr=False)
+class Past(Record):
+    """What happened to one version, and what it was made of."""
+
+    events: Listing
+    data: Lineage
+
+    def __repr__(self) -> str:
+        return f"{self.events!r}\n\n{self.data!r}"
+
+    def _repr_html_(self) -> str:
+        return self.events._repr_html_() + self.data._repr_html_()
+
+
 @verb
 def history(
-    name: Annotated[str, Arg("the model", "ref")],
+    name: Annotated[str, Arg("the model; or flights/3, for one version and the data that it was made of", "ref")],
     verify: Annotated[bool, Arg("prove the chain, and name a removed or altered event")] = False,
-) -> Listing:
-    """Show the ledger of a model: who moved what, when and why.
+) -> Any:
+    """Show the ledger of a model: who moved what, when and why; of one version also the files that it was made of.
 
     Raises `VerificationFailed` when `verify` finds it damaged.
     """
-    registry = _registry()
-    name = _bare(name)
+    registry, ref = _registry(), ModelRef.parse(name)
+    name = ref.name
+    version = registry.version(ref) if ref.alias or ref.version else None
     events = registry.events(name)
     if verify and (faults := registry.verify(name)):
         raise VerificationFailed(f"the ledger of {name} is damaged: " + "; ".join(faults), faults=faults)
     told = f"the chain of {len(events)} events is whole" if verify else ""
-    return Listing(f"{name}: {len(events)} events", tuple(events), told)
+    if version is None:
+        return Listing(f"{name}: {len(events)} events", tuple(events), told)
+    about = tuple(e for e in events if str(version.version) in (e.to, e.from_))
+    return Past(Listing(f"{version}: {len(about)} events", about, told), lineage(registry, version))
 
 # %% ../nbs/50_verbs.ipynb #verbs-report-code
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import tempfile
@@ -74,6 +75,20 @@ class Kernel:
         self.client.stop_channels()
         self.manager.restart_kernel(now=True)
         self.client = self._connected()
+
+
+def ask(k: Kernel, expression: str) -> Any:
+    """The value of an expression in the kernel, as a job asks: no name is bound, no cell is counted."""
+    reply = k.client.execute_interactive(
+        "",
+        silent=True,
+        store_history=False,
+        user_expressions={"value": expression},
+        timeout=SECONDS,
+        output_hook=lambda message: None,
+    )["content"]["user_expressions"]["value"]
+    assert reply["status"] == "ok", reply
+    return ast.literal_eval(reply["data"]["text/plain"])
 
 
 @contextlib.contextmanager

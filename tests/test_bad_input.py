@@ -300,7 +300,7 @@ def test_unknown_models_of_others(story: Path) -> None:
             VERBS["register"](name)
 
 
-@pytest.mark.parametrize("verb", ["rollback", "history", "gates"])
+@pytest.mark.parametrize("verb", ["rollback", "gates"])
 def test_verbs_about_the_whole_model(verb: str, story: Path) -> None:
     with refused(InvalidRequest, "'flights/3' names one version", "Type 'flights'"):
         getattr(deploy_ext, verb)("flights/3")

@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from deploy_ext.capture import DIFF_BYTES, Capture, capture, cell_of, data_digest, dvc, git, notebook, reload
+from deploy_ext.capture import DIFF_BYTES, Capture, capture, cell_of, data_digest, git, notebook, reload
 from deploy_ext.core import TimedOut, VerificationFailed
 
 X, Y = flights()
@@ -144,24 +144,6 @@ def test_data_digest_of_all_types_and_containers() -> None:
 def test_data_digest_tells_order(rows: list[tuple[int, str]]) -> None:
     frame = pd.DataFrame(rows, columns=["n", "c"])
     assert (data_digest(frame) == data_digest(frame[::-1])) == (rows == rows[::-1])
-
-
-def test_dvc_file_folder_lock_and_garbage(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "a.csv").write_text("x\n1\n")
-    assert dvc(data / "a.csv") is None
-    (tmp_path / "data.dvc").write_text("outs:\n- md5: 00aa.dir\n  path: data\n")
-    assert dvc(data / "a.csv") == {"file": "data.dvc", "path": "data", "md5": "00aa.dir", "changed": None}
-    (tmp_path / "dvc.lock").write_text(
-        "schema: '2.0'\nstages:\n  get:\n    outs:\n    - {path: data/a.csv, md5: 'ff'}\n"
-    )
-    assert dvc(data / "a.csv") == {"file": "data.dvc", "path": "data", "md5": "00aa.dir", "changed": None}
-    (tmp_path / "data.dvc").unlink()
-    assert dvc(data / "a.csv") is None  # dvc.lock lies beside data/, and names a file inside of it
-    for text in ("", "[]", "outs: 3", "outs:\n- 1\n", "\0", "{", "outs:\n- {path: a.csv}\n"):
-        (data / "a.csv.dvc").write_text(text)
-        assert dvc(data / "a.csv") is None
 
 
 def test_capture(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import SECONDS, Kernel, kernel
+from kernels import SECONDS, Kernel, ask, kernel
 
 from deploy_ext import checkpoint
 from deploy_ext.core import InvalidRequest
@@ -46,20 +46,6 @@ LAST = len(NOTEBOOK) - 1
 def hidden(k: Kernel, call: str) -> Any:
     """The record of a function of the room, called in the kernel as a job does."""
     return json.loads(ask(k, f"__import__('deploy_ext.checkpoint').checkpoint.{call}.to_json()"))
-
-
-def ask(k: Kernel, expression: str) -> Any:
-    """The value of an expression: no name is bound, no cell is counted."""
-    reply = k.client.execute_interactive(
-        "",
-        silent=True,
-        store_history=False,
-        user_expressions={"value": expression},
-        timeout=SECONDS,
-        output_hook=lambda message: None,
-    )["content"]["user_expressions"]["value"]
-    assert reply["status"] == "ok", reply
-    return ast.literal_eval(reply["data"]["text/plain"])
 
 
 def save(k: Kernel, folder: Path, cell: int) -> Any:

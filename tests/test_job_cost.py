@@ -135,7 +135,7 @@ def test_attempts_are_added_and_a_resumed_job_goes_on_counting(tmp_path: Path) -
     both = retrain(notebook(tmp_path / "train.ipynb", HOLD.format(400), lost), retries=1, backoff="10ms")
     assert both.attempts == 2 and both.cost and both.cost.cpu_seconds >= 2
     notebook(tmp_path / "train.ipynb", HOLD.format(400), WORK.format(1))
-    again = deploy_ext.retrain(resume="last")
+    again: Any = deploy_ext.retrain(resume="last")
     assert again.outcome == "done" and again.cost
     assert again.cost.cpu_seconds >= both.cost.cpu_seconds + 1 and again.cost.seconds > both.cost.seconds
     assert (again.cost.memory_mb or 0) >= (both.cost.memory_mb or 0) and "cost" not in " ".join(again.notes)
@@ -156,7 +156,7 @@ def test_a_job_that_was_killed_is_not_counted_and_that_is_told(tmp_path: Path) -
     job.send_signal(signal.SIGKILL)
     job.communicate()
     (tmp_path / "stop").unlink()
-    again = deploy_ext.retrain(resume="last")
+    again: Any = deploy_ext.retrain(resume="last")
     assert again.outcome == "failed" and again.cost and "of this run alone" in " ".join(again.notes)
     assert tickets()[0].summary["cost"]["cpu_seconds"] == again.cost.cpu_seconds
 

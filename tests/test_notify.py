@@ -339,6 +339,17 @@ def test_refusal_promotion_and_recovery(story: Path, ear: Hook, monkeypatch: pyt
     assert f"champion: {promoted.version}" in ear.heard[1]["message"]
 
 
+def test_a_sweep_is_one_job_and_tells_once(tmp_path: Path, ear: Hook) -> None:
+    book = notebook(tmp_path / "train.ipynb", "assert months > 4", "score = float(months)")
+    swept: Any = deploy_ext.retrain(book, ("months=5,6",), grid=True, best="score")
+    assert swept.outcome == "done" and ear.heard == []
+    failed: Any = deploy_ext.retrain(book, ("months=1,2",), grid=True, best="score")
+    assert failed.exit_code == 5 and ear.titles == ["retrain train.ipynb: failed"]
+    assert f"job: {failed.job}" in ear.heard[0]["message"]
+    assert retrain(book, "months=5", force=True).outcome == "done"
+    assert ear.titles[1:] == ["retrain train.ipynb: done, recovered"]
+
+
 def test_a_message_that_does_not_arrive_changes_nothing(
     tmp_path: Path, nobody: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

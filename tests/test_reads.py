@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import hashlib
 import http.server
@@ -14,7 +13,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
@@ -22,29 +20,19 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import SECONDS, Kernel, kernel
+from kernels import SECONDS, ask, kernel
 
+from deploy_ext.cache import cacheable, changed
 from deploy_ext.core import InvalidRequest, digest
-from deploy_ext.reads import (
-    Folder,
-    Read,
-    Reads,
-    cacheable,
-    changed,
-    digest_of,
-    dvc_of,
-    environment,
-    named,
-    report,
-    together,
-)
+from deploy_ext.reads import Folder, Read, Reads, named, report, together
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="inotify is of Linux")
 
 
 def ran(folder: Path, source: str, memory: Path | None = None, watching: str = "", **environ: str) -> Reads:
     """What a process reads that runs `source` in `folder`."""
-    whole = f"from deploy_ext.reads import report, watch\nwatch({watching})\n{source}\n"
+    whole = "from deploy_ext.reads import report\nfrom deploy_ext.watching import LOGS, watch\n"
+    whole += f"watch({watching})\n{source}\n"
     whole += f"print('\\n' + report({str(memory) if memory else None!r}).to_json())"
     surroundings = {**os.environ, "DEPLOY_EXT_PROJECT": str(folder), "OMP_NUM_THREADS": "1", **environ}
     script = [sys.executable, "-c", whole]
@@ -100,25 +88,11 @@ READERS = {
 }
 
 
-def ask(k: Kernel, expression: str) -> Any:
-    """The value of an expression in the kernel, as a job asks: no cell is counted."""
-    reply = k.client.execute_interactive(
-        "",
-        silent=True,
-        store_history=False,
-        user_expressions={"value": expression},
-        timeout=SECONDS,
-        output_hook=lambda message: None,
-    )["content"]["user_expressions"]["value"]
-    assert reply["status"] == "ok", reply
-    return ast.literal_eval(reply["data"]["text/plain"])
-
-
 @LINUX
 def test_a_notebook_in_a_kernel(data: Path) -> None:
     (data / "features.py").write_text("LATE = 30\n")
     with kernel(data) as k:
-        ask(k, "__import__('deploy_ext.reads').reads.watch()")
+        ask(k, "__import__('deploy_ext.watching').watching.watch()")
         k.run("import sqlite3, glob, joblib, numpy as np, pandas as pd\nfrom pathlib import Path\nimport features")
         for reader in READERS.values():
             k.run(reader)
@@ -384,20 +358,30 @@ except OSError: pass
     assert told.unseen == ("something that could not be noted",)  # in a folder that is gone
 
 
+def test_an_attempt_to_import_is_no_reader(data: Path) -> None:
+    source = "for name in ('vaex', 'pymssql'):\n    try: __import__(name)\n    except ImportError: pass"
+    assert ran(data, source).unseen == ()  # MLflow tries to import polars
+
+
+@LINUX
+def test_our_own_listing_is_none(data: Path) -> None:
+    source = "import os, pandas as pd\npd.read_parquet('data/t.parquet')\nos.mkdir('new')\n"
+    source += "while not any(p.endswith('new') for p in list(LOGS[0].opened.folders.values())): pass"
+    assert ran(data, source).folders == ()
+
+
 def test_watch_twice_and_not_at_all(data: Path) -> None:
-    told = ran(
-        data, "watch(); watch()\nopen('data/t.csv')\nassert len(__import__('deploy_ext.reads').reads._LOGS) == 1"
-    )
+    told = ran(data, "watch(); watch()\nopen('data/t.csv')\nassert len(LOGS) == 1")
     assert inside(told) == {"data/t.csv"}
     with pytest.raises(InvalidRequest, match="watch"):
         report()
 
 
 def test_the_import_is_cheap() -> None:
-    script = "import sys, deploy_ext.reads as r\n"
+    script = "import sys, deploy_ext.watching\n"
     script += "print([m for m in sys.modules if m.startswith('deploy_ext')], 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=SECONDS, check=True)
-    assert done.stdout.strip() == "['deploy_ext', 'deploy_ext.core', 'deploy_ext.records', 'deploy_ext.reads'] False"
+    assert done.stdout.strip() == "['deploy_ext', 'deploy_ext.core', 'deploy_ext.inotify', 'deploy_ext.watching'] False"
 
 
 def test_the_memory(data: Path) -> None:
@@ -466,81 +450,6 @@ def test_a_record_survives_json_and_tells_what_differs(
         assert changed(told, folder) == f"{which} has changed"
 
 
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.dates(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-@given(VALUES, VALUES)
-def test_the_key_is_the_same_for_the_same_only(one: Any, other: Any) -> None:
-    def key(value: Any) -> str:
-        return digest_of(["x = 1"], {"x": value}, {})
-
-    assert key(one) == key(one)
-    assert (key(one) == key(other)) == (canonical_repr(one) == canonical_repr(other))
-
-
-def canonical_repr(value: Any) -> str:
-    if isinstance(value, dict):
-        return "dict" + repr(sorted((k, canonical_repr(v)) for k, v in value.items()))
-    return repr([canonical_repr(v) for v in value]) if isinstance(value, list) else repr(value)
-
-
-def test_what_makes_the_key(tmp_path: Path) -> None:
-    gates, other = tmp_path / "a.gates", tmp_path / "b.gates"
-    gates.write_text("roc_auc >= 0.7")
-    other.write_text("roc_auc >= 0.7")
-
-    def key(cells: tuple[str, ...] = ("a", "b"), secrets: tuple[str, ...] = (), **files: Path | None) -> str:
-        return digest_of(cells, {"n": 1, "token": "abc"}, environment(), secrets, files)
-
-    assert key(gates=gates) == key(gates=other) != key() != key(gates=None)
-    assert key(("a", "", "b ")) == key() != key(("b", "a"))
-    assert key(secrets=("token",)) != key()
-    other.write_text("roc_auc >= 0.8")
-    assert key(gates=gates) != key(gates=other)
-    assert digest_of(["'\udcff'"], {}, {}) != digest_of(["''"], {}, {})
-
-
-def test_the_environment(tmp_path: Path) -> None:
-    def installed(name: str, origin: dict[str, Any] | None = None, record: str = "") -> None:
-        place = tmp_path / f"{name}.dist-info"
-        place.mkdir(exist_ok=True)
-        (place / "RECORD").write_text(record)
-        if origin:
-            (place / "direct_url.json").write_text(json.dumps(origin))
-
-    installed("plain_One-1.0")
-    installed("vcs-2.0", {"url": "x", "vcs_info": {"vcs": "git", "commit_id": "abc"}})
-    installed("edit-3.0", {"url": "x", "dir_info": {"editable": True}})
-    installed("local-4.0", {"url": "x", "dir_info": {}}, "one")
-    script = "from deploy_ext.reads import environment; import json; print(json.dumps(environment()))"
-
-    def look() -> dict[str, str]:
-        environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
-        done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)
-
-    first = look()
-    assert (first["plain-one"], first["vcs"], first["edit"]) == ("1.0", "2.0 abc", "3.0 editable")
-    installed("local-4.0", record="two")
-    second = look()
-    assert [name for name in first if first[name] != second.get(name)] == ["local"]
-
-
-def test_the_environment_is_what_python_says() -> None:
-    import importlib.metadata
-
-    told = environment()
-    for distribution in importlib.metadata.distributions():
-        name = distribution.name.replace("_", "-").replace(".", "-").lower()
-        if name in told:
-            assert told[name].split()[0] == importlib.metadata.version(distribution.name)
-    assert {"numpy", "pandas", "mlflow"} <= set(told)
-
-
 def test_two_kernels_of_one_run(data: Path) -> None:
     first = ran(data, "open('data/t.csv'); open('data/t.txt')")
     second = ran(data, "open('data/t.csv'); import os; os.listdir('data')")
@@ -549,78 +458,3 @@ def test_two_kernels_of_one_run(data: Path) -> None:
     assert cacheable(both) == ""
     (data / "data" / "t.csv").write_text("x")
     assert cacheable(together(first, ran(data, "open('data/t.csv')"))) == "data/t.csv changed while it ran"
-
-
-def md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """Files as DVC 3.67 writes them."""
-    for name in (".dvc/cache/files/md5", "data", "raw/sub", "out"):
-        (tmp_path / name).mkdir(parents=True)
-    for name in ("data/f.csv", "data/g.csv", "out/big.csv", "raw/x.csv", "raw/sub/y.csv", "free.csv"):
-        (tmp_path / name).write_bytes(f"{name}\n".encode())
-    (tmp_path / ".dvc" / "config").write_text("[core]\n    analytics = false\n['remote \"local\"']\n    url = /r\n")
-    f, g, big = (md5(f"{name}\n".encode()) for name in ("data/f.csv", "data/g.csv", "out/big.csv"))
-    (tmp_path / "data" / "f.csv.dvc").write_text(f"outs:\n- md5: {f}\n  size: 11\n  hash: md5\n  path: f.csv\n")
-    listing = [{"md5": md5(f"raw/{name}\n".encode()), "relpath": name} for name in ("sub/y.csv", "x.csv")]
-    text = json.dumps(listing).encode()
-    (tmp_path / ".dvc" / "cache" / "files" / "md5" / md5(text)[:2]).mkdir()
-    (tmp_path / ".dvc" / "cache" / "files" / "md5" / md5(text)[:2] / f"{md5(text)[2:]}.dir").write_bytes(text)
-    (tmp_path / "raw.dvc").write_text(
-        f"outs:\n- md5: {md5(text)}.dir\n  size: 4\n  nfiles: 2\n  hash: md5\n  path: raw\n"
-    )
-    stages = {"prep": {"cmd": "x", "wdir": "data", "outs": ["g.csv"]}, "top": {"cmd": "x", "outs": ["out/big.csv"]}}
-    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
-    prep = "outs:\n    - path: g.csv\n      hash: md5\n      md5: " + g
-    top = "outs:\n    - path: out/big.csv\n      hash: md5\n      md5: " + big
-    lock = f"schema: '2.0'\nstages:\n  prep:\n    cmd: x\n    {prep}\n      size: 11\n"
-    (tmp_path / "dvc.lock").write_text(f"{lock}  top:\n    cmd: x\n    {top}\n      size: 12\n")
-    return tmp_path
-
-
-def reading(*paths: str) -> Reads:
-    return Reads("/p", tuple(Read(path) for path in paths))
-
-
-EVERY = ("data/f.csv", "data/g.csv", "out/big.csv", "raw/x.csv", "raw/sub/y.csv", "free.csv")
-
-
-def test_dvc(repository: Path) -> None:
-    told = dvc_of(reading(*EVERY), repository)
-    assert {k: (v["file"], v["path"], v["changed"]) for k, v in told.items()} == {
-        "data/f.csv": ("data/f.csv.dvc", "data/f.csv", False),
-        "data/g.csv": ("dvc.lock", "data/g.csv", False),
-        "out/big.csv": ("dvc.lock", "out/big.csv", False),
-        "raw/x.csv": ("raw.dvc", "raw", False),
-        "raw/sub/y.csv": ("raw.dvc", "raw", False),
-    }
-    assert told["raw/x.csv"]["md5"].endswith(".dir")
-    assert told["raw/x.csv"]["member"] == md5(b"raw/x.csv\n")
-    for name in EVERY:
-        (repository / name).write_bytes(f"{name}!".encode())
-    assert {v["changed"] for v in dvc_of(reading(*EVERY), repository).values()} == {True}
-
-
-def test_dvc_without_its_cache_elsewhere_and_broken(repository: Path) -> None:
-    (repository / ".dvc" / "cache").rename(repository / "store")
-    told = dvc_of(reading("raw/x.csv"), repository)["raw/x.csv"]
-    assert (told["changed"], told["member"]) == (None, None)
-    (repository / ".dvc" / "config.local").write_text("[cache]\n    dir = ../store\n")
-    assert dvc_of(reading("raw/x.csv"), repository)["raw/x.csv"]["changed"] is False
-    (repository / "raw" / "new.csv").write_text("")
-    assert dvc_of(reading("raw/new.csv"), repository)["raw/new.csv"]["changed"] is True
-    for broken in ("", "[", "- a", "outs: 3", "outs:\n- 3\n", "outs:\n- path: f.csv\n", "stages: 7", "\0"):
-        for name in ("data/f.csv.dvc", "dvc.lock", "dvc.yaml"):
-            (repository / name).write_text(broken)
-        assert "data/f.csv" not in dvc_of(reading("data/f.csv", "data/g.csv"), repository)
-
-
-def test_dvc_2_took_the_carriage_returns_out(tmp_path: Path) -> None:
-    (tmp_path / "f.csv").write_bytes(b"a\r\nb\r\n")
-    (tmp_path / "f.csv.dvc").write_text(
-        f"outs:\n- md5: {md5(b'a' + bytes([10]) + b'b' + bytes([10]))}\n  size: 6\n  path: f.csv\n"
-    )
-    assert dvc_of(reading("f.csv"), tmp_path)["f.csv"]["changed"] is False

@@ -5,63 +5,26 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from jobs import notebook, outputs, resumed, retrain, started
 from stories import until
 
 import deploy_ext
 from deploy_ext.core import InvalidRequest
 from deploy_ext.order import alone, ticket_of, tickets
 from deploy_ext.registry import Registry
-from deploy_ext.summary import Retrained
-
-PARAMETERS = "months: int = 3  # how many months of flights\nseed: int = 0"
-
-
-def notebook(path: Path, *cells: str, parameters: str | None = PARAMETERS) -> str:
-    """A notebook in which text that begins with # and a space is markdown, and everything else code."""
-    made = [new_code_cell(parameters, metadata={"tags": ["parameters"]})] if parameters else []
-    made += [new_markdown_cell(c) if c.startswith("# ") and "\n" not in c else new_code_cell(c) for c in cells]
-    about = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=made, metadata=about), path)
-    return str(path)
-
-
-def outputs(job: Retrained) -> str:
-    """All that the cells of the executed copy have printed."""
-    cells = nbformat.read(job.executed, as_version=4).cells
-    return "".join(o.get("text", "") for c in cells if c.cell_type == "code" for o in c.outputs)
-
-
-def retrain(book: str, *parameters: str, **told: Any) -> Retrained:
-    """A job in this process."""
-    found = deploy_ext.retrain(book, parameters, **told)
-    assert isinstance(found, Retrained)
-    return found
-
-
-def started(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """A job in a process of its own, which has a terminal's signals."""
-    code = "import sys; from deploy_ext.cli import main; sys.exit(main())"
-    environment = {**os.environ, "DEPLOY_EXT_PROJECT": str(folder)}
-    command = [sys.executable, "-c", code, "retrain", *words]
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
-
 
 # the whole story
 
 
 @pytest.mark.server
 def test_a_job_moves_the_endpoint_and_one_that_is_refused_does_not(story: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(story / "step.md"))
     book = notebook(
         story / "train.ipynb",
@@ -141,7 +104,7 @@ def test_what_cannot_be_begun_is_told_before_anything_runs(tmp_path: Path) -> No
     with pytest.raises(InvalidRequest, match=r"train\.ipynb"):
         retrain(str(tmp_path / "trian.ipynb"))
     with pytest.raises(InvalidRequest, match="no job 'yesterday'"):
-        deploy_ext.retrain(resume="yesterday")
+        resumed("yesterday")
     with pytest.raises(InvalidRequest, match="--resume"):
         deploy_ext.retrain()
     assert tickets() == []
@@ -228,16 +191,16 @@ def test_killed_in_cell_k_it_ends_as_if_nothing_had_been(tmp_path: Path, undistu
     job.kill()
     job.wait()
     (tmp_path / "stop").unlink()
-    again = deploy_ext.retrain(resume="last")
+    again = resumed("last")
     assert again.outcome == "done", again
     assert "told" in undisturbed and outputs(again) == undisturbed
     assert again.ran == 6 - k, again.notes
     assert log.read_text() == "".join(map(str, [*range(1, k + 1), *range(k, 6)]))
     assert not list(tmp_path.rglob("*.pkl"))  # the state is gone when nobody needs it
     with pytest.raises(InvalidRequest, match="all have ended"):
-        deploy_ext.retrain(resume="last")
+        resumed("last")
     with pytest.raises(InvalidRequest, match="has ended"):
-        deploy_ext.retrain(resume=again.job)
+        resumed(again.job)
 
 
 def test_sigterm_ends_it_with_its_state_saved(tmp_path: Path) -> None:
@@ -252,7 +215,7 @@ def test_sigterm_ends_it_with_its_state_saved(tmp_path: Path) -> None:
     assert (told["outcome"], told["exit_code"]) == ("timed out", 7) and "SIGTERM" in told["told"]
     assert f"--resume {told['job']}" in " ".join(told["notes"])
     (tmp_path / "stop").unlink()
-    again = deploy_ext.retrain(resume=told["job"])
+    again = resumed(told["job"])
     assert (again.outcome, again.ran) == ("done", 1)
 
 
@@ -261,7 +224,7 @@ def test_an_edited_notebook_goes_on_before_the_first_edited_cell(tmp_path: Path)
     assert retrain(notebook(tmp_path / "train.ipynb", *cells)).outcome == "failed"
     cells[1], cells[3] = "b = a + 10", "print('sum', a + b + c)"
     notebook(tmp_path / "train.ipynb", *cells)
-    again = deploy_ext.retrain(resume="last")
+    again = resumed("last")
     assert (again.outcome, again.ran) == ("done", 3)
     assert "sum 24" in outputs(again)
 
@@ -272,7 +235,7 @@ def test_what_cannot_be_kept_leads_back_to_the_cell_before_it(tmp_path: Path) ->
     failed = retrain(notebook(tmp_path / "train.ipynb", *cells))
     assert any("cell 3: `f`, an open file" in note and "after cell 2" in note for note in failed.notes)
     notebook(tmp_path / "train.ipynb", *cells[:3], "print('read', a, b, next(f))")
-    again = deploy_ext.retrain(resume="last")
+    again = resumed("last")
     assert (again.outcome, again.ran) == ("done", 3) and "read 1 one\n two" in outputs(again)
 
 
