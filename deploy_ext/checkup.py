@@ -16,17 +16,19 @@ import subprocess
 import tempfile
 import threading
 import time
+import tomllib
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from .core import DeployError, InvalidRequest, Settings, project, settings
-from .environment import Finding, Look, extras, kernel, libraries, pages, python
+from .environment import Finding, Look, extras, kernel, libraries, pages, pip, python
+from .notify import Notice, faults, named, send
 
 # %% auto #0
-__all__ = ['PATIENCE', 'ELSEWHERE', 'GIGABYTE', 'CHECKS', 'examine', 'git', 'configuration', 'writable', 'folders', 'disk',
-           'registry', 'pickles', 'port', 'unix_sockets', 'endpoints']
+__all__ = ['PATIENCE', 'ELSEWHERE', 'GIGABYTE', 'CHECKS', 'examine', 'git', 'configuration', 'notification', 'delivery',
+           'writable', 'folders', 'disk', 'registry', 'pickles', 'port', 'unix_sockets', 'endpoints']
 
 # %% ../nbs/44_checkup.ipynb #checkup-examine-code
 PATIENCE = 6.0  # seconds for all checks together; the longest of them gives up by itself after five
@@ -96,6 +98,50 @@ def configuration() -> Iterator[Finding]:
         yield Finding("settings", "broken", str(e), mend)
     else:
         yield Finding("settings", "ok", str(file) if file.exists() else "the defaults; there is no deploy.toml")
+
+# %% ../nbs/44_checkup.ipynb #checkup-notify-code
+def _tracked(file: Path) -> bool:
+    """Does git keep this file?"""
+    command = ["git", "-C", str(file.parent), "ls-files", "--error-unmatch", file.name]
+    return bool(shutil.which("git")) and not subprocess.run(command, capture_output=True, timeout=5).returncode
+
+
+def _addresses() -> tuple[str, ...]:
+    """Those of `notify`; none when the settings cannot be read, which is told with them."""
+    with contextlib.suppress(InvalidRequest):
+        return settings().notify
+    return ()
+
+
+def notification() -> Iterator[Finding]:
+    """Could those whom `notify` names be told? Nothing is sent."""
+    if not (addresses := _addresses()):
+        return
+    file = project() / "deploy.toml"
+    edit = f"${{EDITOR:-vi}} {shlex.quote(str(file))}"
+    if file.exists() and "notify" in tomllib.loads(file.read_text()) and _tracked(file):
+        told = "its addresses are in git with deploy.toml: who reads it can send. Put them in DEPLOY_EXT_NOTIFY"
+        yield Finding("notify", "optional", told, edit)
+    try:
+        bad = faults(addresses)
+    except InvalidRequest as e:
+        yield Finding("notify", "missing", str(e), pip("deploy_ext[notify]"))
+        return
+    mend = "unset DEPLOY_EXT_NOTIFY" if "DEPLOY_EXT_NOTIFY" in os.environ else edit
+    yield from (Finding("notify", "broken", fault, mend) for fault in bad)
+    if not bad:
+        yield Finding("notify", "ok", ", ".join(named(addresses, at) for at in range(len(addresses))))
+
+
+def delivery() -> Iterator[Finding]:
+    """Send a test message to those whom `notify` names. Raises `InvalidRequest` when it names nobody."""
+    if not (addresses := settings().notify):
+        raise InvalidRequest("notify names nobody. Set it in deploy.toml or DEPLOY_EXT_NOTIFY: json://host/path")
+    missed = send(Notice("nothing happened", "this is a test", "doctor"), addresses)
+    for sentence in missed:
+        yield Finding("notify", "broken", sentence)
+    if len(missed) < len(addresses):
+        yield Finding("notify", "ok", f"{len(addresses) - len(missed)} of {len(addresses)} took a test message")
 
 # %% ../nbs/44_checkup.ipynb #checkup-folders-code
 ELSEWHERE = "mkdir -p ~/deployments && export DEPLOY_EXT_PROJECT=~/deployments"  # where the home folder is sound
@@ -293,6 +339,7 @@ CHECKS: dict[str, Look] = {
     "pages": pages,
     "git": git,
     "settings": configuration,
+    "notify": notification,
     "folders": folders,
     "disk": disk,
     "registry": registry,

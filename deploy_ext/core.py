@@ -216,6 +216,9 @@ class Settings:
     journal_drop: tuple[str, ...] = ()  # columns that are not written
     journal_hash: tuple[str, ...] = ()  # columns of which a salted hash is written
     journal_round: dict[str, int] | None = None  # columns that are rounded before, to so many decimals
+    country: str | None = None  # where the machine stands, as DEU, for the carbon of the electricity of jobs and fits
+    price: float | None = None  # what a kWh costs there, in EUR
+    notify: tuple[str, ...] = dataclasses.field(default=(), repr=False)  # who hears how jobs end; addresses hold tokens
 
 
 def project(start: str | Path | None = None) -> Path:
@@ -238,18 +241,36 @@ def home() -> Path:
     return path
 
 # %% ../nbs/00_core.ipynb #core-settings-read-code
+_ADDRESSES = re.compile(r"\s*,\s*(?=[\w+.-]+://)|\s+")  # what stands between two
+
+
 @lru_cache(maxsize=1)
 def _settings_model() -> Any:
     """`Settings` as a pydantic-settings model that reads environment variables and deploy.toml."""
     from pydantic import create_model
-    from pydantic_settings import BaseSettings, TomlConfigSettingsSource
+    from pydantic_settings import BaseSettings, EnvSettingsSource, TomlConfigSettingsSource
+
+    class Environment(EnvSettingsSource):
+        def prepare_field_value(self, field_name, field, value, value_is_complex):
+            if field_name == "notify" and value is not None and not value.strip():
+                return None  # CI gives a secret that is not set as an empty text
+            return super().prepare_field_value(field_name, field, value, value_is_complex)
+
+        def decode_complex_value(self, field_name, field, value):
+            if field_name == "notify" and not value.lstrip().startswith("["):
+                return _ADDRESSES.split(value.strip())
+            try:
+                return super().decode_complex_value(field_name, field, value)
+            except ValueError:  # the check of its type tells which setting it is; this error would blame deploy.toml
+                return value
 
     class Base(BaseSettings):
-        model_config = {"env_prefix": "DEPLOY_EXT_", "extra": "forbid"}
+        model_config = {"env_prefix": "DEPLOY_EXT_", "extra": "forbid", "hide_input_in_errors": True}
 
         @classmethod
         def settings_customise_sources(cls, settings_cls, init_settings, env_settings, **_):
-            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, project() / "deploy.toml")
+            environment = Environment(settings_cls)
+            return init_settings, environment, TomlConfigSettingsSource(settings_cls, project() / "deploy.toml")
 
     hints = typing.get_type_hints(Settings)
     fields: dict[str, Any] = {f.name: (hints[f.name], f.default) for f in dataclasses.fields(Settings)}

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ from .records import Record, cell
 T = TypeVar("T")
 
 # %% auto #0
-__all__ = ['T', 'WORDS', 'intensity', 'Effort', 'measure']
+__all__ = ['T', 'WORDS', 'intensity', 'Effort', 'measure', 'used', 'terms', 'estimate']
 
 # %% ../nbs/30_effort.ipynb #effort-memory-code
 def _peak_mb() -> float | None:
@@ -184,6 +185,7 @@ class Effort(Record):
     country: str | None = None
     price: float | None = None
     reasons: dict[str, str] = field(default_factory=dict)
+    source: str = "as codecarbon estimates it for the whole machine"  # of the electricity
 
     def facts(self) -> dict[str, float | str]:
         """What a gate can name: `train.seconds`, `train.kwh`; a text says why there is no number."""
@@ -199,7 +201,7 @@ class Effort(Record):
 
     def _notes(self) -> str:
         price = None if self.price is None else f"{cell(self.price)} EUR a kWh"
-        how = None if self.kwh is None else "electricity as codecarbon estimates it for the whole machine"
+        how = None if self.kwh is None else f"electricity {self.source}"
         return ", ".join(text for text in (self.country, price, how) if text)
 
 # %% ../nbs/30_effort.ipynb #effort-measure-code
@@ -262,3 +264,67 @@ def measure(run: Callable[[], T], country: str | None = None, price: float | Non
             vars(e)["effort"] = effort()
             raise
         return result, effort()
+
+# %% ../nbs/30_effort.ipynb #effort-process-code
+def _processes(pid: int) -> dict[int, list[str]]:
+    """A process and those below it that live: their fields of /proc/<pid>/stat from the third on, see proc(5)."""
+    found: dict[int, list[str]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            found[int(path.parent.name)] = path.read_text().rpartition(")")[2].split()
+    ours = {pid}
+    while more := {child for child, fields in found.items() if int(fields[1]) in ours} - ours:
+        ours |= more
+    return {one: found[one] for one in ours if one in found and found[one][0] not in "ZX"}
+
+
+def _highest_mb(pid: int) -> float:
+    """The most memory that a process has held, in MB of 1,000,000 bytes; 0 when it has ended meanwhile."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 / 1e6 if found else 0.0
+    return 0.0
+
+
+def used(pid: int | None) -> tuple[float, float] | None:
+    """Seconds of processor time and MB of memory that a process and those it started took; None if it is not there."""
+    known = _processes(pid) if pid else {}
+    if pid not in known:
+        return None
+    ticks = sum(int(ticks) for fields in known.values() for ticks in fields[11:15])  # own, and of ended children
+    return ticks / os.sysconf("SC_CLK_TCK"), sum(map(_highest_mb, known))
+
+# %% ../nbs/30_effort.ipynb #effort-estimate-code
+_SHARE = "from processor time and the power that the processor is built for; no memory, graphics card or idling"
+
+
+@lru_cache(maxsize=1)
+def _watts() -> float:
+    """Of one thread of this processor at work."""
+    cpu, util = need("codecarbon.core.cpu", "cost"), need("codecarbon.core.util", "cost")
+    with _quiet():
+        return float(cpu.TDP().tdp) / util.count_cpus()
+
+
+def _estimated(cpu_seconds: float) -> tuple[float | None, str]:
+    """The kWh of so much processor time, or why they are not known."""
+    if missing := _needed():
+        return None, missing
+    try:
+        return cpu_seconds * _watts() / 3.6e6, ""
+    except Exception as e:  # of any of its probes; a job that is done must not be lost for it
+        return None, f"codecarbon does not know this processor: {type(e).__name__}"
+
+
+def terms(country: str | None, price: float | None) -> tuple[str | None, float | None]:
+    """Country and price as they are meant. Raises `InvalidRequest` when they cannot be."""
+    return (_country(country, None if _needed() else _mix()) if country else None), _price(price)
+
+
+def estimate(took: tuple[float, float, float], country: str | None = None, price: float | None = None) -> Effort:
+    """The `Effort` of a process that took so many seconds, seconds of processor time and MB, after `terms`.
+
+    Electricity is estimated when its country or price is known."""
+    if country is None and price is None:
+        return Effort(*took)
+    return Effort(*took, country=country, price=price, source=_SHARE, **_priced(*_estimated(took[1]), country, price))

@@ -22,6 +22,7 @@ from typing import Any
 
 from .checkpoint import Saved
 from .core import DeployError, NotebookFailed, TimedOut, aside, write_atomic
+from .effort import used
 from .reads import named
 from .replay import replay
 from .report import own_kernel
@@ -183,6 +184,7 @@ class Watch:
         self.scrubber = Scrubber(dict(self.job.secrets)) if self.job.secrets else None
         self.first = self.job.first
         self.figures: dict[str, float] = {}
+        self.used: tuple[float, float] | None = None  # seconds of processor time and MB, if the kernel lived to the end
         self.code = [i for i, c in enumerate(self.job.cells) if c["cell_type"] == "code"]
 
     def begin(self, client: Any) -> None:
@@ -378,8 +380,8 @@ def _engine() -> str:
     return "deploy_ext"
 
 # %% ../nbs/43_job.ipynb #job-execute-code
-class Stopped(BaseException):
-    """Somebody sent SIGTERM."""
+class Stopped(KeyboardInterrupt):
+    """Somebody sent SIGTERM. An event loop lets nothing else out of a callback, and the job would go on."""
 
 
 @contextlib.contextmanager
@@ -450,7 +452,10 @@ def execute(job: Job) -> Watch:
     try:
         with stoppable(), _kernel(job) as manager:
             told |= {"km": manager, "kernel_name": manager.kernel_name}
-            execute_notebook(job.notebook, job.out, engine_name=_engine(), **told)
+            try:
+                execute_notebook(job.notebook, job.out, engine_name=_engine(), **told)
+            finally:
+                watch.used = used(getattr(manager.provisioner, "pid", None))
     except PapermillExecutionError as e:
         raise _with(watch, _failed(job, e)) from None
     except DeployError as e:

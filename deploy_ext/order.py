@@ -155,6 +155,12 @@ class Ticket(Record):
         """Where everything about it lies."""
         return _jobs() / self.id
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What was told when it ended; nothing while it has not, or when it was killed."""
+        told = self.folder / "summary.json"
+        return json.loads(told.read_text()) if told.exists() else {}
+
     def keep(self) -> Ticket:
         """Write it."""
         self.folder.mkdir(mode=0o700, exist_ok=True)

@@ -39,6 +39,7 @@ from deploy_ext.core import (
 from .declaration import declared
 from .draft import JOB
 from .dvc import TRACKED, pull, repository, to_json
+from .effort import Effort, estimate, terms
 from .job import DONE, READS, STATE, Halt, Job, Stopped, Watch, execute, stoppable, title
 from .junit import job_junit
 from .order import Order, Ticket, alone, fetched, load, new_id, prepared, tickets
@@ -186,6 +187,9 @@ def _first(ticket: Ticket, notebook: Any) -> int:
     return here[first - 1][0] + 1 if first else 0
 
 
+_WITHHELD = {"DEPLOY_EXT_NOTIFY": "[]"}  # tokens that a cell could print; a job inside of a job sends nothing
+
+
 def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None, halt: Halt | None) -> Job:
     """The ticket's order as a job that goes on where an earlier attempt has ended."""
     import nbformat
@@ -200,7 +204,7 @@ def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None, h
         out=order.out or str(ticket.folder / "executed.ipynb"),
         folder=ticket.folder,
         secrets={name: resolve(name, os.environ) for name in order.secrets},
-        environ={JOB: ticket.id, "DEPLOY_EXT_PROJECT": str(project()), **threads},
+        environ={JOB: ticket.id, "DEPLOY_EXT_PROJECT": str(project()), **threads, **_WITHHELD},
         cwd=order.cwd,
         kernel=order.kernel,
         timeout=left,
@@ -225,6 +229,12 @@ class _Course:
     cells: int = 0
     ran: int = 0
     notes: list[str] = field(default_factory=list)
+    used: list[tuple[float, float] | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.terms = terms(settings().country, settings().price)  # raises before anything runs
+        self.before = self.ticket.summary.get("cost")
+        (self.ticket.folder / "summary.json").unlink(missing_ok=True)  # until this run has its own, nothing is known
 
     @property
     def left(self) -> float | None:
@@ -262,12 +272,27 @@ class _Course:
 
     def _learn(self, job: Job, watch: Watch | None) -> None:
         """Count the cells that ran, and tell what could not be kept."""
+        self.used.append(watch and watch.used)
         if watch is None:
             return
         self.figures |= watch.figures
         self.ran += sum(c.cell_type == "code" for c in job.cells[watch.first : watch.running + 1])
         if watch.lost:
             self.notes.append(watch.lost)
+
+    def cost(self) -> Effort | None:
+        """What all attempts took together; None when that of one is not known, as its kernel died."""
+        known, took = [one for one in self.used if one], time.monotonic() - self.began
+        if not known or len(known) < len(self.used):
+            return None
+        spent, memory = sum(one[0] for one in known), max(one[1] for one in known)
+        if self.ticket.run:  # it is not the first that fills this run
+            if self.before is None:
+                self.notes.append("The cost is that of this run alone; that of the one before it is not known.")
+            else:
+                took, spent = took + self.before["seconds"], spent + self.before["cpu_seconds"]
+                memory = max(memory, self.before["memory_mb"])
+        return estimate((took, spent, memory), *self.terms)
 
 
 def _unseen(index: int, called: str) -> None:
@@ -392,6 +417,7 @@ def _finished(course: _Course, registry: Registry, found: dict[str, Any]) -> Ret
         trouble = (f"There is no MLflow run of it: {e}",)
     if found.get("verdict"):
         course.figures |= {c.metric: c.value for c in found["verdict"].checks if c.value is not None}
+    cost = course.cost()
     summary = Retrained(
         job=ticket.id,
         notebook=order.notebook,
@@ -405,6 +431,7 @@ def _finished(course: _Course, registry: Registry, found: dict[str, Any]) -> Ret
         executed=order.out or str(ticket.folder / "executed.ipynb"),
         run=run.id if run else "",
         notes=(*course.notes, *trouble, *_next(ticket, found["outcome"])),
+        cost=cost,
         **found,
     )
     keep(summary, dataclasses.replace(ticket, run=summary.run), _cells(order, ticket, error))
@@ -480,9 +507,10 @@ def _texts(ticket: Ticket, summary: Retrained, paged: bool) -> tuple[dict[str, s
 
 def _record(run: Run, registry: Registry, summary: Retrained, texts: Mapping[str, str]) -> None:
     """Complete the MLflow run; what the notebook has registered hangs below it."""
+    cost = {name: getattr(summary.cost, name, None) for name in ("cpu_seconds", "memory_mb", "kwh", "co2_kg", "eur")}
     run.note(
         {"deploy_ext.outcome": summary.outcome, "deploy_ext.version": summary.version or ""},
-        {"seconds": summary.seconds, **summary.figures},
+        {"seconds": summary.seconds, **{k: v for k, v in cost.items() if v is not None}, **summary.figures},
     )
     run.keep(texts)
     adopt(registry, summary.job, run.id)

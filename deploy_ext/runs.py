@@ -18,7 +18,7 @@ from .registry import Registry
 from .store import TAG, NotThere, Store, experiment
 
 # %% auto #0
-__all__ = ['Run', 'begin', 'resume', 'adopt', 'made_by', 'job_of']
+__all__ = ['Run', 'begin', 'resume', 'adopt', 'made_by', 'outcome_before', 'job_of']
 
 # %% ../nbs/14_runs.ipynb #runs-run-code
 _LONGEST = 6000  # characters of a parameter that MLflow takes
@@ -87,6 +87,21 @@ def made_by(registry: Registry, job: str) -> list[Version]:
     runs = [run.info.run_id for run in _inside(registry, job)]
     found = [v for run in runs for v in registry.store.pages("search_model_versions", f"run_id = '{run}'")]
     return sorted((registry.version(f"{v.name}/{v.version}") for v in found), key=lambda v: v.created)
+
+# %% ../nbs/14_runs.ipynb #runs-before-code
+def outcome_before(store: Store, model: str | None, notebook: str, but: str = "") -> str | None:
+    """How the last job of the model (or of the notebook, if it names none) has ended; None when nobody knows.
+
+    but: the id of a run that is not looked at, nor are jobs that belong to another one."""
+    what, value = ("attributes.run_name", f"retrain {model}") if model else ("tags.`mlflow.source.name`", notebook)
+    mark = '"' if "'" in value else "'"
+    if mark in value:
+        return None
+    where = experiment(store, f"{settings().experiment}.jobs")
+    words = f"{what} = {mark}{value}{mark} and tags.`{TAG}outcome` != ''"
+    found = store.call("search_runs", [where], words, order_by=["attributes.end_time DESC"])
+    told = [run.data.tags for run in found if run.info.run_id != but and "mlflow.parentRunId" not in run.data.tags]
+    return told[0][f"{TAG}outcome"] if told else None
 
 # %% ../nbs/14_runs.ipynb #runs-job-code
 def job_of(registry: Registry, version: Version) -> Run | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .effort import Effort
 from .records import Record, Verdict, cell
 
 # %% auto #0
@@ -50,6 +51,7 @@ class Retrained(Record):
     executed: str = ""
     run: str = ""
     notes: tuple[str, ...] = ()
+    cost: Effort | None = None
 
     @property
     def exit_code(self) -> int:
@@ -74,6 +76,7 @@ class Retrained(Record):
             "cells": f"{self.ran} of {self.cells} run" if self.cells else None,
             "answered": "from that job: nothing has changed since (--force runs it again)" if self.cached else None,
             "took": f"{self.seconds:.1f} s" + (f", {self.attempts} attempts" if self.attempts > 1 else ""),
+            "cost": self.cost and _cost(self.cost),
             "parameters": ", ".join(f"{k}={v}" for k, v in self.parameters.items()),
             "version": self.version,
             "champion": self.champion,
@@ -104,6 +107,19 @@ class Retrained(Record):
                 for c in self.verdict.checks
             ]
         return "\n".join([*lines, "", *self.notes, ""])
+
+
+def _cost(cost: Effort) -> str:
+    """What is known of it, on one line."""
+    units = {
+        "cpu_seconds": "s of processor time",
+        "memory_mb": "MB",
+        "kwh": "kWh",
+        "co2_kg": "kg CO2e",
+        "eur": "EUR",
+    }
+    known = {unit: getattr(cost, name) for name, unit in units.items()}
+    return ", ".join(f"{cell(value)} {unit}" for unit, value in known.items() if value is not None)
 
 
 def escaped(text: Any) -> str:

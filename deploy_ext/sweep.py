@@ -22,18 +22,18 @@ from typing import Any
 from .core import DeployError, InvalidRequest, TimedOut, progress, write_atomic
 from .declaration import declared
 from .job import Halt, Stopped, side_by_side, stoppable
-from .order import Order, Ticket, alone, asked, load, new_id, seen, ticket_of
+from .order import Order, Ticket, asked, load, new_id, seen
 from .parameters import grid
 from .records import Record, Verdict, Version, cell
 from .registry import Registry
-from .retrain import Promote, carry_out, earlier, failed, keep, opened, pulled, run_of, settle
+from .retrain import Promote, carry_out, earlier, failed, keep, opened, run_of, settle
 from .runs import Run
 from .search import Goal, Listed, Search, Studied, Tries, combinations, from_file, goal
 from .summary import CODES, Retrained, escaped
 
 # %% auto #0
 __all__ = ['PLAN', 'Try', 'Plan', 'searched', 'planned_sweep', 'order_of', 'nobody', 'trial', 'Swept', 'table', 'swept_plan',
-           'figure', 'winner', 'under_way', 'said', 'begun', 'plan_of', 'carry_out_sweep', 'Manner', 'work']
+           'figure', 'winner', 'under_way', 'said', 'begun', 'plan_of', 'carry_out_sweep']
 
 # %% ../nbs/49_sweep.ipynb #sweep-plan-code
 PLAN = "sweep.json"
@@ -401,27 +401,3 @@ def _finished(sweep: _Sweep, trials: tuple[Retrained, ...], found: dict[str, Any
     except DeployError as e:
         return dataclasses.replace(swept, notes=(*swept.notes, f"The MLflow run was not completed: {e}"))
     return swept
-
-# %% ../nbs/49_sweep.ipynb #sweep-work-code
-@dataclass(frozen=True)
-class Manner:
-    """How a job begins."""
-
-    on_overlap: str = "wait"
-    force: bool = False
-    dvc_pull: bool = False
-
-
-def work(order: Order, plan: Plan | None, ticket: Ticket | None, promote: Promote, manner: Manner) -> Retrained | Swept:
-    """Carry out an order, or go on with a ticket that did not end. Raises `InvalidRequest` for what cannot begin."""
-    with alone(order.model or order.notebook, manner.on_overlap) as free:
-        if not free:
-            return Retrained("-", "skipped", order.notebook, order.parameters, f"a job of {order.model} is running")
-        if ticket and ticket_of(ticket.id).ended:
-            raise InvalidRequest(f"{ticket.id} has ended, perhaps while this one waited. Run its notebook again.")
-        registry, before = Registry(), pulled(order) if manner.dvc_pull else (0.0, "")
-        if plan:
-            return carry_out_sweep(ticket or begun(order, plan), plan, registry, promote)
-        if not (ticket or manner.force) and (done := earlier(order, registry)):
-            return dataclasses.replace(done, notes=(*filter(None, before[1:]), *done.notes))
-        return carry_out(ticket or opened(order), registry, promote, before=before)

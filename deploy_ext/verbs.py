@@ -26,7 +26,7 @@ from .attribution import asker, draw, of_label, prepared, said
 from .bundle import Bundle, open_bundle
 from .capture import data_digest, git, notebook, reload
 from .card import card
-from .checkup import examine
+from .checkup import delivery, examine
 from .contract import Contract, infer
 from deploy_ext.core import (
     DeployError,
@@ -215,7 +215,8 @@ def fit(
         raise InvalidRequest("fit measures a cell: write %%deploy fit on its first line, and the training below it.")
     code = str(text)
     before = dict(here())
-    _, effort = measure(lambda: _run(code), country, price)
+    known = settings()
+    _, effort = measure(lambda: _run(code), country or known.country, known.price if price is None else price)
     for word in set(re.findall(r"\w+", code)):
         if inputs.is_a("model", model := here().get(word)):
             with contextlib.suppress(TypeError):
@@ -509,7 +510,8 @@ def retrain(
     """
     from deploy_ext.order import asked, ticket_of
     from deploy_ext.retrain import planned
-    from deploy_ext.sweep import Manner, Plan, plan_of, planned_sweep, searched, swept_plan, work
+    from deploy_ext.sweep import Plan, plan_of, planned_sweep, searched, swept_plan
+    from deploy_ext.work import Manner, work
 
     if (notebook is None) == (resume is None):
         raise InvalidRequest("retrain needs a notebook, or --resume with the id of a job. Type: retrain train.ipynb")
@@ -957,8 +959,12 @@ def report(
 
 
 @verb
-def doctor() -> Listing:
-    """Say what this machine can do and what is missing, with the command that mends it."""
-    found = examine()
+def doctor(
+    notify: Annotated[bool, Arg("send a test message to those whom the setting notify names")] = False,
+) -> Listing:
+    """Say what this machine can do and what is missing, with the command that mends it.
+
+    Raises `InvalidRequest` when a test message is to be sent, and nobody is named."""
+    found = (*delivery(), *examine()) if notify else examine()
     ill = [f for f in found if not f.sound]
     return Listing(f"{len(ill)} things to mend" if ill else "all is well", tuple(found))
