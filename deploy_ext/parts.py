@@ -108,7 +108,7 @@ def kept(work: Path, mark: Mapping[str, Any]) -> list[Part]:
     end = 0
     for path in sorted(work.glob("*.*")):
         told = told_by(path) or {}
-        if path.stem.isdigit() and {**mark, "start": end}.items() <= told.items():
+        if path.suffix == ".parquet" and path.stem.isdigit() and {**mark, "start": end}.items() <= told.items():
             found.append((path, told))
             end += told["rows"]
         else:
@@ -126,7 +126,7 @@ def joined(parts: Sequence[Part], schema: pa.Schema, target: Path) -> dict[str, 
         path = path.with_name("whole.parquet")
         with _making(path, schema, told) as writer:
             for part, _ in parts:
-                with pq.ParquetFile(part) as file:
+                with pq.ParquetFile(part, pre_buffer=False) as file:
                     for group in range(file.num_row_groups):
                         writer.write_table(file.read_row_group(group))
     path.replace(target)

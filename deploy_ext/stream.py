@@ -195,10 +195,10 @@ def _cell(value: Any, wanted: pa.DataType) -> Any:
 
 # %% ../nbs/38_stream.ipynb #stream-guess-code
 def _guessed(batches: Iterable[pa.RecordBatch], names: Sequence[str]) -> dict[str, pa.DataType]:
-    """The type of each column of texts: int64, else float64, else string."""
+    """The type of each column of texts: int64, else float64, else bool, else string."""
     import pyarrow as pa
 
-    left = {name: [pa.int64(), pa.float64(), pa.string()] for name in names}
+    left = {name: [pa.int64(), pa.float64(), pa.bool_(), pa.string()] for name in names}
     for batch in batches:
         for name, kinds in left.items():
             while not _holds(batch[name], kinds[0]):
@@ -286,10 +286,10 @@ def open_stream(path: str | Path, contract: Contract, keep: Sequence[str] | None
 
 def _chosen(path: Path, names: list[str], contract: Contract, keep: Sequence[str] | None) -> list[str]:
     """The columns that are handed on."""
-    if twice := next((n for n in names if names.count(n) > 1), None):
-        raise violated([Fault(None, twice, f"stands more than once in '{path}'")])
-    if missing := [n for n in contract.names if n not in names]:
-        told = violated([Fault(None, n, "is not there, and the model needs it") for n in missing])
+    faults = [Fault(None, n, "stands more than once") for n in dict.fromkeys(names) if names.count(n) > 1]
+    faults += [Fault(None, n, "is not there, and the model needs it") for n in contract.names if n not in names]
+    if faults:
+        told = violated(faults)
         raise type(told)(f"{path}: {told}", **told.data)
     if wrong := next((n for n in keep or () if n not in names), None):
         raise InvalidRequest(f"--keep: '{path}' has no column '{wrong}'. {nearest(wrong, names)}", column=wrong)
@@ -311,8 +311,9 @@ def _parquet(path: Path, contract: Contract, keep: Sequence[str] | None) -> Stre
         while first < len(sizes) and sizes[first] <= skip:
             skip -= sizes[first]
             first += 1
-        with pq.ParquetFile(path, buffer_size=1 << 20) as file:
-            found = file.iter_batches(rows, list(range(first, len(sizes))), read)
+        # Group by group and through a buffer, or Arrow keeps what it has read until the end (its issue 39808).
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+            found = (b for group in range(first, len(sizes)) for b in file.iter_batches(rows, [group], read))
             yield found, skip, lambda done: done / max(total, 1)
 
     kept = _select(schema, carried).with_metadata(_index(schema, carried))
@@ -331,12 +332,12 @@ def _index(schema: pa.Schema, carried: Sequence[str]) -> dict[bytes, bytes] | No
     told = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
     if not told:
         return None
-    told["index_columns"] = [n for n in told.get("index_columns", []) if n in carried]
+    told["index_columns"] = [n for n in told.get("index_columns", []) if isinstance(n, dict) or n in carried]
     told["columns"] = [c for c in told.get("columns", []) if c.get("field_name", c.get("name")) in carried]
     return {b"pandas": json.dumps(told).encode()}
 
 # %% ../nbs/38_stream.ipynb #stream-csv-code
-BLOCK = 4 << 20  # bytes of a CSV that are read at once
+BLOCK = 1 << 20  # bytes of a CSV that are read at once
 
 
 @contextlib.contextmanager

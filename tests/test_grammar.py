@@ -37,6 +37,7 @@ def test_every_parameter_tells_what_it_is(cmd: Command) -> None:
         assert option.kind in (
             "model",
             "data",
+            "tables",
             "target",
             "ref",
             "cell",
