@@ -107,25 +107,24 @@ MODELS: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".csv.gz"])
-def test_a_file_gets_the_answers_of_the_model(name: str, suffix: str, tmp_path: Path) -> None:
+def test_a_file_gets_the_answers_of_the_model(name: str, tmp_path: Path) -> None:
     model, y = MODELS[name]
     model.fit(FRAME, y)
-    order = ordered(tmp_path, model, FRAME, y, rows=700)
-    found = scored(order, FRAME.assign(id=range(ROWS), day="2013-01-01"), tmp_path, f"data{suffix}")
-    expected = model.predict(FRAME)
-    assert found.prediction.dtype.kind == expected.dtype.kind or expected.dtype.kind in "OU"
-    if expected.dtype.kind == "f":
-        np.testing.assert_allclose(found.prediction, expected, rtol=1e-6)
-    else:
-        assert found.prediction.tolist() == expected.tolist()
-    if hasattr(model, "predict_proba"):
-        columns = [f"probability_{label}" for label in model.classes_]
-        np.testing.assert_allclose(found[columns], model.predict_proba(FRAME), atol=1e-6)
-    else:
-        assert not any(str(c).startswith("probability") for c in found)
-    assert set(found.version) == {3} and found.id.tolist() == list(range(ROWS))
-    pd.testing.assert_frame_equal(found[list(FRAME)], FRAME)
+    order, expected = ordered(tmp_path, model, FRAME, y, rows=700), model.predict(FRAME)
+    for suffix in (".parquet", ".csv", ".csv.gz"):
+        found = scored(order, FRAME.assign(id=range(ROWS), day="2013-01-01"), tmp_path, f"data{suffix}")
+        assert found.prediction.dtype.kind == expected.dtype.kind or expected.dtype.kind in "OU"
+        if expected.dtype.kind == "f":
+            np.testing.assert_allclose(found.prediction, expected, rtol=1e-6)
+        else:
+            assert found.prediction.tolist() == expected.tolist()
+        if hasattr(model, "predict_proba"):
+            columns = [f"probability_{label}" for label in model.classes_]
+            np.testing.assert_allclose(found[columns], model.predict_proba(FRAME), atol=1e-6)
+        else:
+            assert not any(str(c).startswith("probability") for c in found)
+        assert set(found.version) == {3} and found.id.tolist() == list(range(ROWS))
+        pd.testing.assert_frame_equal(pd.DataFrame(found[list(FRAME)]), FRAME)
 
 
 def test_several_labels_a_row(tmp_path: Path) -> None:
@@ -172,7 +171,7 @@ def test_columns_of_every_kind(tmp_path: Path) -> None:
         gate=pd.Categorical(RNG.integers(1, 4, ROWS)),
         when=days,
         zoned=days.tz_localize("UTC"),
-        seats=pd.array(np.where(RNG.random(ROWS) < 0.1, None, 180), dtype="Int64"),
+        seats=pd.array([None if gap else 180 for gap in RNG.random(ROWS) < 0.1], dtype="Int64"),
         wind=np.where(RNG.random(ROWS) < 0.1, np.nan, 5.5),
     )
     X.loc[X.index % 7 == 0, "carrier"] = None
@@ -234,7 +233,7 @@ def test_types_of_a_csv_are_those_of_the_whole_file(late: Order, tmp_path: Path)
     big = FRAME.assign(id=range(ROWS), zip=zips, note=notes, fare=0.5, empty=None)
     found = scored(late, big, tmp_path, "data.csv")
     assert (found.zip.tolist(), found.note.tolist(), found.id.tolist()) == (zips, notes, list(range(ROWS)))
-    assert found.fare.dtype == float and found["empty"].isna().all()
+    assert str(found.fare.dtype) == "float64" and pd.isna(found["empty"].to_numpy()).all()
 
 
 def test_a_csv_with_lines_in_its_cells_and_a_mark_at_its_head(late: Order, tmp_path: Path) -> None:
@@ -619,7 +618,7 @@ atexit.register(tell)
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_memory_does_not_grow_with_the_file(suffix: str, late: Order, tmp_path: Path) -> None:
     used = []
-    for times in (100, 2000 if suffix == ".parquet" else 1000):
+    for times in (150, 1000):
         source = tmp_path / f"a{times}{suffix}"
         if suffix == ".parquet":
             table = pa.Table.from_pandas(pd.concat([FRAME] * 50).assign(noise=RNG.random(50 * ROWS)))
@@ -628,8 +627,9 @@ def test_memory_does_not_grow_with_the_file(suffix: str, late: Order, tmp_path: 
                     writer.write_table(table)
         else:
             with source.open("w") as file:
-                FRAME.to_csv(file, index=False)
-                body = FRAME.to_csv(index=False, header=False)
+                noted = FRAME.assign(note="nothing to say about this flight at all")
+                noted.to_csv(file, index=False)
+                body = noted.to_csv(index=False, header=False)
                 for _ in range(times - 1):
                     file.write(body)
         started = process(late, source, tmp_path / f"{times}.parquet", MEMORY)
@@ -638,7 +638,7 @@ def test_memory_does_not_grow_with_the_file(suffix: str, late: Order, tmp_path: 
         done, peak = out.splitlines()
         assert json.loads(done)["rows"] == times * ROWS
         used.append(int(peak) / 1024)
-    assert used[1] < used[0] + 80, used  # MB; as Python has them, the rows alone are several hundred
+    assert used[1] < used[0] + 100, used  # MB; as Python has them, the rows alone are several hundred
 
 
 # as a sentence
@@ -701,7 +701,7 @@ def test_the_sentence_in_a_notebook(story: Path) -> None:
     one, other = (pd.read_parquet(f"scored/{n}.parquet") for n in (1, 2))
     pd.testing.assert_frame_equal(one, other)
     assert "2 done already" in repr(say("predict flights --data big/*.parquet big/2.csv --out scored"))
-    assert say("predict flights --data some --out scored").skipped == 1
+    assert "1 done already" in repr(say("predict flights --data some --out scored"))
     with pytest.raises(InvalidRequest, match="DataFrame, and answers in files are for data in files"):
         say("predict flights --data new --out scored")
     with pytest.raises(InvalidRequest, match="no endpoint 'flights'"):
@@ -713,7 +713,7 @@ KILLED = "import sys; from deploy_ext.cli import main; sys.exit(main())"
 
 def test_the_sentence_is_killed_and_said_again(story: Path) -> None:
     Path("big").mkdir()
-    table = pa.Table.from_pandas(pd.concat([stories.flights(1)[stories.COLUMNS]] * 500, ignore_index=True))
+    table = pa.Table.from_pandas(pd.DataFrame(pd.concat([stories.flights(1)] * 500)))
     for name in ("a", "b"):
         pq.write_table(table, f"big/{name}.parquet")
     command = [sys.executable, "-c", KILLED, "predict", "flights", "--data", "big/a.parquet", "big/b.parquet"]
@@ -731,5 +731,5 @@ def test_the_sentence_is_killed_and_said_again(story: Path) -> None:
 def test_the_fast_form_is_what_answers(late: Order) -> None:
     with borrow(late.folder) as runtime:
         assert runtime.bundle.form and runtime.bundle.form["plans"]
-        _asker(runtime)(FRAME[:10])
+        _asker(runtime)(FRAME.head(10))
         assert "model" not in vars(runtime)  # the registered object was never loaded
