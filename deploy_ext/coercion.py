@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from .core import meant
-from .kinds import ANY, NONE, PARTS, Kind, expression, kind_of
+from .kinds import ANY, NONE, PARTS, Kind, expression
 from .literals import Fault, Member, guess, moment, native, quoted, writable
 
 # %% auto #0

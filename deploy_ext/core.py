@@ -307,8 +307,10 @@ def now() -> datetime:
 
 # %% ../nbs/00_core.ipynb #core-progress-code
 @contextlib.contextmanager
-def progress(title: str, steps: int) -> Iterator[typing.Callable[[str], None]]:
-    """A bar of `steps` steps that shows itself after two seconds. Call what it yields with each step's name."""
+def progress(title: str, steps: int) -> Iterator[typing.Callable[..., None]]:
+    """A bar of `steps` steps that shows itself after two seconds. Call what it yields with each step's name.
+
+    A second argument says by how many steps it is further; one by default."""
     from tqdm import tqdm
 
     shape = "{desc} {n}/{total} |{bar:20}| {elapsed}"
@@ -316,9 +318,9 @@ def progress(title: str, steps: int) -> Iterator[typing.Callable[[str], None]]:
     look: Any = {"file": sys.stdout if notebook else sys.stderr, "disable": False if notebook else None}  # None: no tty
     with tqdm(total=steps, desc=title, delay=2, leave=False, bar_format=shape, **look) as bar:
 
-        def begin(step: str) -> None:
+        def begin(step: str, by: int = 1) -> None:
             bar.set_description_str(f"{title}: {step}", refresh=False)
-            bar.update(1)
+            bar.update(by)
 
         yield begin
 

@@ -92,6 +92,7 @@ def command(function: Callable[..., Any]) -> Command:
     for position, p in enumerate(inspect.signature(function).parameters.values()):
         base, arg = typing.get_args(hints[p.name])[:2]
         convert, many = _scalar(base)
+        many = many or arg.kind == "tables"
         bare = position == 0 and convert is not bool
         required = p.default is inspect.Parameter.empty
         default = None if required else p.default
@@ -157,7 +158,8 @@ def parser(face: Face, cmd: Command) -> argparse.ArgumentParser:
             made.add_argument(o.name, nargs=None if o.required else "?", type=o.type, default=o.default, help=told)
         else:
             repeat: Any = {"action": "append"} if o.many else {"default": o.default}
-            shown = {"data": "DATA", "file": "FILE", "cell": "FILE"}.get(o.kind, o.name.upper())
+            repeat |= {"action": "extend", "nargs": "+"} if o.kind == "tables" else {}
+            shown = {"data": "DATA", "tables": "DATA", "file": "FILE", "cell": "FILE"}.get(o.kind, o.name.upper())
             made.add_argument(
                 *o.flags, dest=o.name, type=o.type, required=o.required, metavar=shown, help=told, **repeat
             )

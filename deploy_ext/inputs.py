@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -150,6 +151,8 @@ def resolve(option: Option, word: Any, values: Mapping[str, Any], namespace: Map
     kind = option.kind
     if kind == "row":
         return _row(word, namespace)
+    if kind == "tables":
+        return _tables(option, word, values, namespace)
     if kind == "columns":
         return _columns_or_table(word, values.get("data"), namespace)
     if kind not in KINDS or (kind == "model" and word.startswith("models:/")):
@@ -165,6 +168,17 @@ def resolve(option: Option, word: Any, values: Mapping[str, Any], namespace: Map
     if not word.isidentifier():
         hint = "Give the name of one: put the value into a variable first."
     raise InvalidRequest(f"{option.flag}: there is no variable '{word}'. {hint}", variable=word)
+
+
+def _tables(option: Option, words: tuple[str, ...], values: Mapping[str, Any], namespace: Mapping[str, Any]) -> Any:
+    """One table; or when answers go to files (`out`), the names of files, folders and patterns as they are."""
+    if values.get("out") is not None:
+        known = words[0] in namespace and not os.path.exists(words[0])
+        return namespace[words[0]] if len(words) == 1 and known else words
+    if len(words) == 1:
+        return resolve(replace(option, kind="data", many=False), words[0], values, namespace)
+    told = f"{option.flag}: '{words[1]}' is a second table, and one at a time is answered here"
+    raise InvalidRequest(f"{told}. To score files, name a folder for the answers: --out scored/")
 
 
 def _checked(word: str, value: Any, kind: str, namespace: Mapping[str, Any]) -> Any:
@@ -261,12 +275,13 @@ def _one_word(name: str) -> bool:
 
 def suggest(option: Option, said: list[str], begun: str, namespace: Mapping[str, Any]) -> list[str]:
     """What may stand as the value of `option` after the words `said`: references, columns, variables, files."""
-    found: list[str] = known_refs() if option.kind == "ref" else []
-    if option.kind in ("target", "columns"):
+    kind = "data" if option.kind == "tables" else option.kind
+    found: list[str] = known_refs() if kind == "ref" else []
+    if kind in ("target", "columns"):
         found += _columns(said, namespace)
-    if option.kind in KINDS:
-        found += variables(namespace, option.kind)
+    if kind in KINDS:
+        found += variables(namespace, kind)
     readable = {"data": DATA_READERS, "model": MODEL_READERS, "file": None}
-    if option.kind in readable and (option.kind == "file" or "/" in begun or "." in begun):
-        found += files(begun, readable[option.kind])
+    if kind in readable and (kind == "file" or "/" in begun or "." in begun):
+        found += files(begun, readable[kind])
     return [name for name in found if _one_word(name)]

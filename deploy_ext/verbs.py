@@ -23,6 +23,8 @@ from urllib.parse import unquote
 
 from . import inputs, targets
 from .attribution import asker, draw, of_label, prepared, said
+from .batch import FAULTS, Order, Scoring, columns, megabytes, score_files
+from .batch import words as words_of
 from .bundle import Bundle, open_bundle
 from .capture import data_digest, git, notebook, reload
 from .card import card
@@ -36,6 +38,7 @@ from deploy_ext.core import (
     home,
     nearest,
     now,
+    pick,
     progress,
     project,
     seconds,
@@ -90,6 +93,7 @@ from .serve.journal import journal_folder, salt_of
 from .serve.keys import Key
 from .serve.runtime import borrow
 from .simple import simply
+from .stream import pairs
 from .table import as_frame
 
 if TYPE_CHECKING:
@@ -657,18 +661,38 @@ def _ask(endpoint: Endpoint, contract: Contract, part: Any) -> Any:
     return pd.DataFrame({"prediction": said, **chances, "version": found.version}, index=part.index)
 
 
+def _to_files(name: str, order: dict[str, Any], files: list[tuple[Path, Path]], out: Path) -> Scoring:
+    """Score files by a version of the registry, each into its own."""
+    registry = _registry()
+    version = registry.version(name)
+    writable(out)
+    folder = str(registry.download(version))
+    told = Order(folder, version.name, version.version, version.bundle, **order)
+    with progress(f"predict {version}", megabytes(files)) as step:
+        return score_files(told, files, out, step)
+
+
 @verb
 def predict(
-    name: Annotated[str, Arg("an endpoint that is up", "ref")],
-    data: Annotated[Any, Arg("the rows to ask about", "data")],
+    name: Annotated[str, Arg("an endpoint that is up; with --out a version, its champion unless flights/3", "ref")],
+    data: Annotated[Any, Arg("the rows to ask about; with --out files, folders or a pattern, big/*.parquet", "tables")],
+    out: Annotated[Path | None, Arg("score files of any size without an endpoint, into this folder", "file")] = None,
+    keep: Annotated[tuple[str, ...], Arg("with --out: columns to hand on, as id,day or none; all by default")] = (),
+    on_fault: Annotated[str, Arg("with --out, for rows that break the contract: fail, or mark (say why)")] = "fail",
 ) -> Any:
     """Ask a running endpoint over HTTP: a frame with the data's index, the prediction, probabilities, and the version.
 
-    Of a model of several labels, a prediction is the list of those that hold.
-    Raises `ContractViolated` with every fault of the rows, `EndpointFailed` when nobody answers.
+    With `out` a version of the registry scores Parquet and CSV files in streams, each into a Parquet file of the same
+    name; said again, it goes on where it was broken off. Of a model of several labels, a prediction is the list of
+    those that hold. Raises `ContractViolated` with the faults of the rows, `EndpointFailed` when nobody answers.
     """
     import pandas as pd
 
+    if out is not None:
+        pick(FAULTS, on_fault, f"--on-fault: '{on_fault}' is none.")
+        return _to_files(name, {"keep": columns(keep), "on_fault": on_fault}, pairs(words_of(data), out), Path(out))
+    if keep or on_fault != "fail":
+        raise InvalidRequest("--keep and --on-fault are for answers in files. Name a folder for them: --out scored/")
     ref = ModelRef.parse(name)
     (endpoint,) = targets.status(_called(ref))
     contract = targets.serves(endpoint.name, settings().http_timeout).contract

@@ -37,6 +37,7 @@ def test_every_parameter_tells_what_it_is(cmd: Command) -> None:
         assert option.kind in (
             "model",
             "data",
+            "tables",
             "target",
             "ref",
             "cell",
@@ -117,7 +118,7 @@ def value(option: Option) -> st.SearchStrategy[Any]:
         one = one.map(Path) if option.kind == "file" else one
     if option.positional:
         one = one.filter(lambda text: not text.startswith("-"))
-    return st.lists(one, max_size=3).map(tuple) if option.many else one
+    return st.lists(one, min_size=int(option.required), max_size=3).map(tuple) if option.many else one
 
 
 def spoken(cmd: Command, values: dict[str, Any]) -> list[str]:
