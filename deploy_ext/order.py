@@ -38,7 +38,8 @@ __all__ = ['Order', 'load', 'fetched', 'prepared', 'Ticket', 'new_id', 'tickets'
 class Order(Record):
     """A job as it was asked for. Times are in seconds; `code` is the cell with the values of the parameters.
 
-    data, target: names in the notebook, or files, that the candidate is judged on. secrets: names only. best: what is
+    data, target: names in the notebook, or files, that the candidate is judged on. secrets: names only. twice: run it
+    twice and compare. best: what is
     compared among several jobs, as `roc_auc` or `loss:min`.
     """
 
@@ -51,6 +52,7 @@ class Order(Record):
     target: str | None = None
     gates: str | None = None
     promote: bool = False
+    twice: bool = False
     best: str | None = None
     out: str | None = None
     kernel: str | None = None

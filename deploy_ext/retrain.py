@@ -12,50 +12,45 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .cache import cacheable, changed, digest_of, environment
+from .attempts import Course, attempt_all
+from .bundle import open_bundle
 from .capture import git, noted
 from deploy_ext.core import (
     DeployError,
+    GateFailed,
     InvalidRequest,
     TimedOut,
     aside,
     digest,
-    progress,
     project,
     settings,
     whoami,
     write_atomic,
 )
 from .declaration import declared
-from .draft import JOB
 from .dvc import TRACKED, pull, repository, to_json
-from .effort import Effort, estimate, terms
-from .job import DONE, READS, STATE, Halt, Job, Stopped, Watch, execute, stoppable, title
+from .earlier import earlier, key_of
+from .job import DONE, READS, STATE, Halt, Stopped, stoppable, title
 from .junit import job_junit
-from .order import Order, Ticket, alone, fetched, load, new_id, prepared, tickets
+from .order import Order, Ticket, alone, fetched, load, new_id, prepared
 from .parameters import table
 from .reads import Reads
-from .records import Version
+from .records import Verdict, Version
 from .registry import CHAMPION, Registry
-from .replay import digests, plan
 from .report import to_html
+from .reproducible import differences, first_cell
 from .runs import Run, adopt, begin, made_by, resume
-from .secret import resolve
-from .state import read
 from .summary import BY_CODE, Retrained
 
 # %% auto #0
-__all__ = ['Promote', 'planned', 'key_of', 'earlier', 'pulled', 'opened', 'run_of', 'may_pass', 'candidate', 'settle', 'failed',
+__all__ = ['Promote', 'planned', 'pulled', 'opened', 'run_of', 'candidate', 'made_again', 'measured', 'settle', 'failed',
            'carry_out', 'keep']
 
 # %% ../nbs/49_retrain.ipynb #retrain-plan-code
@@ -72,44 +67,6 @@ def planned(order: Order, dvc_pull: bool = False) -> Retrained:
     known = declared(load(order.notebook))
     notes = (repr(table(known, order.parameters)), f"It would:\n{told}") if known else (f"It would:\n{told}",)
     return Retrained("-", "planned", order.notebook, order.parameters, cells=cells, notes=notes)
-
-# %% ../nbs/49_retrain.ipynb #retrain-cache-code
-def key_of(order: Order) -> str:
-    """The digest of all that decides about a job before it runs."""
-    sources = [c["source"] for c in prepared(order)["cells"] if c["cell_type"] == "code"]
-    model = order.model or "-"
-    files = {
-        "gates": Path(order.gates or project() / f"{model}.gates"),
-        "cases": project() / f"{model}.cases.csv",
-        "data": Path(order.data) if order.data and Path(order.data).is_file() else None,
-    }
-    found = {name: path for name, path in files.items() if path and path.is_file()}
-    figure = (order.best or "").partition(":")[0]
-    asked_for = {**order.parameters, "promote ": order.promote, "kernel ": order.kernel, "best ": figure}
-    return digest_of(sources, asked_for, environment(), order.secrets, found)
-
-
-def earlier(order: Order, registry: Registry, key: str = "") -> Retrained | None:
-    """The summary of a job that this one would only repeat; None if there is none, or it cannot be known."""
-    here = (t for t in reversed(tickets()) if t.ended and t.key and t.order.notebook == order.notebook)
-    for ticket in here:
-        key = key or key_of(order)
-        found = ticket.folder / "summary.json"
-        if ticket.key != key or not (ticket.folder / READS).exists() or not found.exists():
-            continue
-        summary = Retrained.from_dict(json.loads(found.read_text()))
-        reads = Reads.from_dict(json.loads((ticket.folder / READS).read_text()))
-        if cacheable(reads, registry.uri) or changed(reads, project()) or not _there(registry, summary.version):
-            return None
-        return dataclasses.replace(summary, cached=True, ran=0)
-    return None
-
-
-def _there(registry: Registry, version: str | None) -> bool:
-    """Is the version that was made still in the registry?"""
-    with contextlib.suppress(InvalidRequest):
-        return version is None or bool(registry.version(version))
-    return False
 
 # %% ../nbs/49_retrain.ipynb #retrain-pulled-code
 def pulled(order: Order) -> tuple[float, str]:
@@ -158,181 +115,6 @@ def run_of(ticket: Ticket, registry: Registry, parent: str = "") -> Run:
         importlib.import_module("nbconvert")  # for the page at the end
     return run
 
-# %% ../nbs/49_retrain.ipynb #retrain-run-code
-_PASSING = re.compile(
-    "(Connection|ConnectionReset|ConnectionRefused|ConnectionAborted|BrokenPipe|Timeout|URL|Read|Connect|MaxRetry"
-    "|Protocol|Operational)Error|gaierror|(Read|Connect)Timeout|IncompleteRead|RemoteDisconnected"
-)
-
-
-def may_pass(error: DeployError) -> bool:
-    """May it help to try again?"""
-    return bool(error.data.get("retry") or _PASSING.fullmatch(error.data.get("error", "")))
-
-
-def _first(ticket: Ticket, notebook: Any) -> int:
-    """The first cell that was not done by an earlier attempt; its outputs are put into the notebook."""
-    from nbformat import from_dict
-
-    kept = ticket.folder / DONE
-    if not kept.exists():
-        return 0
-    done = [c for c in json.loads(kept.read_text())["cells"] if c["cell_type"] == "code"]
-    here = [(i, c) for i, c in enumerate(notebook.cells) if c.cell_type == "code"]
-    before, after = (digests([c["source"] for c in cells]) for cells in (done, [c for _, c in here]))
-    first = plan(read(ticket.folder / STATE), before, after)
-    for (_, fresh), old in zip(here[:first], done, strict=False):
-        fresh.metadata.papermill = from_dict(old["metadata"].get("papermill", {}))
-        fresh.outputs, fresh.execution_count = from_dict(old["outputs"]), old["execution_count"]
-    return here[first - 1][0] + 1 if first else 0
-
-
-_WITHHELD = {"DEPLOY_EXT_NOTIFY": "[]"}  # tokens that a cell could print; a job inside of a job sends nothing
-
-
-def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None, halt: Halt | None) -> Job:
-    """The ticket's order as a job that goes on where an earlier attempt has ended."""
-    import nbformat
-
-    order, few = ticket.order, halt and halt.threads and "OMP_NUM_THREADS" not in os.environ
-    threads = {"OMP_NUM_THREADS": str(halt.threads)} if halt and few else {}
-    notebook = nbformat.v4.upgrade(nbformat.reads(json.dumps(prepared(order)), as_version=4))
-    first = _first(ticket, notebook)
-    return Job(
-        notebook=notebook,
-        name=order.notebook,
-        out=order.out or str(ticket.folder / "executed.ipynb"),
-        folder=ticket.folder,
-        secrets={name: resolve(name, os.environ) for name in order.secrets},
-        environ={JOB: ticket.id, "DEPLOY_EXT_PROJECT": str(project()), **threads, **_WITHHELD},
-        cwd=order.cwd,
-        kernel=order.kernel,
-        timeout=left,
-        cell_timeout=order.cell_timeout,
-        first=first,
-        say=step,
-        halt=halt,
-        figure=order.best and order.best.partition(":")[0],
-    )
-
-# %% ../nbs/49_retrain.ipynb #retrain-attempts-code
-@dataclass
-class _Course:
-    """What is known of a job while it runs."""
-
-    ticket: Ticket
-    run: Future[Run]
-    halt: Halt | None = None
-    began: float = field(default_factory=time.monotonic)
-    figures: dict[str, float] = field(default_factory=dict)
-    attempts: int = 0
-    cells: int = 0
-    ran: int = 0
-    notes: list[str] = field(default_factory=list)
-    used: list[tuple[float, float] | None] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.terms = terms(settings().country, settings().price)  # raises before anything runs
-        self.before = self.ticket.summary.get("cost")
-        (self.ticket.folder / "summary.json").unlink(missing_ok=True)  # until this run has its own, nothing is known
-
-    @property
-    def left(self) -> float | None:
-        """Seconds that the job may still take."""
-        limit = self.ticket.order.timeout
-        return None if limit is None else limit - (time.monotonic() - self.began)
-
-    def attempt(self) -> None:
-        """Run the notebook once, from where the last attempt has ended. Raises `DeployError`."""
-        self.attempts += 1
-        shown = _shown(self.ticket.order.notebook) if self.halt is None else contextlib.nullcontext(_unseen)
-        with shown as step:
-            job = _job(self.ticket, self._watched(step), self.left, self.halt)
-            self.cells = sum(c.cell_type == "code" for c in job.cells)
-            if job.first:
-                done = sum(c.cell_type == "code" for c in job.cells[: job.first])
-                self.notes.append(f"{done} cells were done before and were not run again")
-            try:
-                watch = execute(job)
-            except DeployError as e:
-                watch = e.data.pop("watch", None)
-                self._learn(job, watch)
-                raise
-            self._learn(job, watch)
-
-    def _watched(self, step: Callable[[int, str], None]) -> Callable[[int, str], None]:
-        """Before each cell: is there a run to fill? Raises what became of it otherwise."""
-
-        def say(index: int, called: str) -> None:
-            if self.run.done():
-                self.run.result()
-            step(index, called)
-
-        return say
-
-    def _learn(self, job: Job, watch: Watch | None) -> None:
-        """Count the cells that ran, and tell what could not be kept."""
-        self.used.append(watch and watch.used)
-        if watch is None:
-            return
-        self.figures |= watch.figures
-        self.ran += sum(c.cell_type == "code" for c in job.cells[watch.first : watch.running + 1])
-        if watch.lost:
-            self.notes.append(watch.lost)
-
-    def cost(self) -> Effort | None:
-        """What all attempts took together; None when that of one is not known, as its kernel died."""
-        known, took = [one for one in self.used if one], time.monotonic() - self.began
-        if not known or len(known) < len(self.used):
-            return None
-        spent, memory = sum(one[0] for one in known), max(one[1] for one in known)
-        if self.ticket.run:  # it is not the first that fills this run
-            if self.before is None:
-                self.notes.append("The cost is that of this run alone; that of the one before it is not known.")
-            else:
-                took, spent = took + self.before["seconds"], spent + self.before["cpu_seconds"]
-                memory = max(memory, self.before["memory_mb"])
-        return estimate((took, spent, memory), *self.terms)
-
-
-def _unseen(index: int, called: str) -> None:
-    """A trial is one of many: its cells are not shown."""
-
-
-@contextlib.contextmanager
-def _shown(notebook: str) -> Iterator[Callable[[int, str], None]]:
-    """Progress: a bar where there is a terminal or a notebook, a line for each cell in a log."""
-    cells = [c for c in load(notebook)["cells"] if c["cell_type"] == "code"]
-    began, plainly = time.monotonic(), not sys.stderr.isatty() and "ipykernel" not in sys.modules
-    count = 0
-    with progress(Path(notebook).name, len(cells) + 2) as bar:
-
-        def step(index: int, called: str) -> None:
-            nonlocal count
-            count += 1
-            bar(called)
-            if plainly:
-                took = time.monotonic() - began
-                sys.stderr.write(f"[{took:6.1f} s] cell {index + 1}: {called}\n")
-
-        yield step
-
-
-def _attempts(course: _Course) -> None:
-    """Try as often as the order allows. Raises the last `DeployError`."""
-    order = course.ticket.order
-    while True:
-        try:
-            return course.attempt()
-        except DeployError as e:
-            pause = order.backoff * 2 ** (course.attempts - 1)
-            if course.attempts > order.retries or not may_pass(e) or (course.left is not None and course.left < pause):
-                raise
-            course.notes.append(f"attempt {course.attempts}: {e}")
-            if course.halt is None:
-                sys.stderr.write(f"{e}. Once more in {pause:g} s.\n")
-            time.sleep(pause)
-
 # %% ../nbs/49_retrain.ipynb #retrain-candidate-code
 def candidate(registry: Registry, ticket: Ticket) -> Version | None:
     """The version that the job made. Raises `InvalidRequest` when it made none of the model that was asked for."""
@@ -343,6 +125,39 @@ def candidate(registry: Registry, ticket: Ticket) -> Version | None:
         told = f"the notebook registered {names}, and --model says {model}"
         raise InvalidRequest(f"{told}. Let a cell of it say: %deploy register MODEL --name {model} --data DATA")
     return ours[-1] if ours else None
+
+# %% ../nbs/49_retrain.ipynb #retrain-twice-code
+def made_again(course: Course, version: Version | None, registry: Registry) -> None:
+    """Run the job a second time. Raises `GateFailed` with what is not the same, and where it begins to differ."""
+    ticket, one = course.ticket, course.ticket.folder / "executed.ipynb"
+    again = dataclasses.replace(ticket.order, twice=False, promote=False, out=None)
+    second = opened(again, sweep=ticket.id, name=new_id(again.notebook))
+    figures = course.figures | measured(version and version.verdict)
+    done = carry_out(second, registry, _nobody, Halt(), course.run.result().id)
+    if done.exit_code not in (0, 3):
+        raise GateFailed(f"not reproducible: it ended well once, and the second time it {done.outcome}: {done.told}")
+    versions = [v for v in (version, done.version and registry.version(done.version)) if v]
+    bundles = [open_bundle(registry.download(v), v.bundle) for v in versions]
+    found = differences((figures, done.figures), (bundles[0], bundles[1]) if len(bundles) == 2 else None)
+    cells = [load(str(path))["cells"] for path in (one, second.folder / "executed.ipynb")]
+    where = first_cell(*cells)
+    place = f"cell {where + 1} ({title(cells[0], where)})" if where is not None else ""
+    if not found and (bundles or not place):
+        course.notes.append(f"Run twice, with the same outcome: {done.job}")
+        return
+    told = "; ".join(found) or "it shows something else"
+    hint = f"The first cell whose output differs is {place}" if place else "No cell shows a difference"
+    raise GateFailed(f"not reproducible: {told}. {hint}. The second run: {second.folder}", cell=where)
+
+
+def measured(verdict: Verdict | None) -> dict[str, float]:
+    """The figures that gates have measured."""
+    return {c.metric: c.value for c in verdict.checks if c.value is not None} if verdict else {}
+
+
+def _nobody(version: Version, gates: Path | None, reason: str) -> Version:
+    """The second run promotes nothing."""
+    raise InvalidRequest("the second run of a job promotes nothing.")
 
 # %% ../nbs/49_retrain.ipynb #retrain-carry-out-code
 Promote = Callable[[Version, Path | None, str], Version]
@@ -377,12 +192,15 @@ def failed(error: DeployError) -> dict[str, Any]:
     return {"outcome": BY_CODE.get(error.exit_code, "failed"), "told": str(error), "error": error}
 
 
-def _outcome(course: _Course, registry: Registry, promote: Promote) -> dict[str, Any]:
+def _outcome(course: Course, registry: Registry, promote: Promote) -> dict[str, Any]:
     """Run the notebook and do what was asked with what it made; what the summary says of it."""
     ticket = course.ticket
     try:
-        _attempts(course)
-        return settle(ticket.order, candidate(registry, ticket), registry, promote, f"job {ticket.id}")
+        attempt_all(course)
+        version = candidate(registry, ticket)
+        if ticket.order.twice:
+            made_again(course, version, registry)
+        return settle(ticket.order, version, registry, promote, f"job {ticket.id}")
     except DeployError as e:
         return failed(e)
 
@@ -401,13 +219,13 @@ def carry_out(
     before: seconds of its time that are over already, and what was done in them.
     """
     with ThreadPoolExecutor(1) as beside:
-        course = _Course(ticket, beside.submit(run_of, ticket, registry, parent), halt, time.monotonic() - before[0])
+        course = Course(ticket, beside.submit(run_of, ticket, registry, parent), halt, time.monotonic() - before[0])
         course.notes += [before[1]] if before[1] else []
         found = _outcome(course, registry, promote)
         return _finished(course, registry, found)
 
 
-def _finished(course: _Course, registry: Registry, found: dict[str, Any]) -> Retrained:
+def _finished(course: Course, registry: Registry, found: dict[str, Any]) -> Retrained:
     """The summary, kept and shown wherever somebody looks for it."""
     error, ticket, order = found.pop("error", None), course.ticket, course.ticket.order
     run, trouble = None, ()
@@ -415,8 +233,7 @@ def _finished(course: _Course, registry: Registry, found: dict[str, Any]) -> Ret
         run = course.run.result()
     except DeployError as e:
         trouble = (f"There is no MLflow run of it: {e}",)
-    if found.get("verdict"):
-        course.figures |= {c.metric: c.value for c in found["verdict"].checks if c.value is not None}
+    course.figures |= measured(found.get("verdict"))
     cost = course.cost()
     summary = Retrained(
         job=ticket.id,

@@ -21,12 +21,13 @@ from typing import Any
 
 from .core import DeployError, InvalidRequest, TimedOut, progress, write_atomic
 from .declaration import declared
+from .earlier import earlier
 from .job import Halt, Stopped, side_by_side, stoppable
 from .order import Order, Ticket, asked, load, new_id, seen
 from .parameters import grid
 from .records import Record, Verdict, Version, cell
 from .registry import Registry
-from .retrain import Promote, carry_out, earlier, failed, keep, opened, run_of, settle
+from .retrain import Promote, carry_out, failed, keep, opened, run_of, settle
 from .runs import Run
 from .search import Goal, Listed, Search, Studied, Tries, combinations, from_file, goal
 from .summary import CODES, Retrained, escaped
@@ -71,6 +72,8 @@ def planned_sweep(notebook: str, found: tuple[Search, tuple[str, ...]], plan: Pl
     if plan.jobs < 1:
         raise InvalidRequest(f"--jobs {plan.jobs}: at least one job runs at a time.")
     known = declared(load(notebook), plan.lenient)
+    if more.get("twice"):
+        raise InvalidRequest("--check-reproducible is for one job: check the best trial by itself.")
     if more.get("promote") and not more.get("best"):
         raise InvalidRequest("a sweep can promote its best trial only: say which is. Type --best roc_auc")
     if search.method == "optuna" and not more.get("best"):

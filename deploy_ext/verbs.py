@@ -488,6 +488,7 @@ def retrain(
     target: Annotated[str | None, Arg("the truth in it: a column, or a variable of the notebook")] = None,
     gates: Annotated[Path | None, Arg("a gates file, instead of <model>.gates in the project", "file")] = None,
     promote: Annotated[bool, Arg("make it champion if the gates let it; endpoints that follow move with it")] = False,
+    check_reproducible: Annotated[bool, Arg("run it twice, and refuse it if it does not make the same again")] = False,
     grid: Annotated[bool, Arg("values with commas are a grid: one job for each combination")] = False,
     sweep: Annotated[Path | None, Arg("a sweep from a yml file: a grid, random draws or optuna", "file")] = None,
     jobs: Annotated[int, Arg("of a sweep: how many run at a time")] = 1,
@@ -527,7 +528,7 @@ def retrain(
         limits = {"timeout": seconds(timeout, "--timeout"), "cell_timeout": seconds(cell_timeout, "--cell-timeout")}
         pause = seconds(backoff, "--backoff") or 0.0
         places = {"out": out, "kernel": kernel, "cwd": cwd, "promote": promote, "retries": retries, "backoff": pause}
-        told = {**words, **limits, **places, "best": best}
+        told = {**words, **limits, **places, "best": best, "twice": check_reproducible}
         if tried:
             plan = Plan(tried[0], file=file and str(file), lenient=lenient, jobs=jobs, force=force)
             order, plan = planned_sweep(str(notebook), tried, plan, **told)

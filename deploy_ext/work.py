@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .core import DeployError, InvalidRequest, settings
+from .earlier import earlier
 from .notify import check, notice, send
 from .order import Order, Ticket, alone, ticket_of
 from .registry import Registry
-from .retrain import Promote, carry_out, earlier, opened, pulled
+from .retrain import Promote, carry_out, opened, pulled
 from .runs import outcome_before
 from .summary import Retrained
 from .sweep import Plan, Swept, begun, carry_out_sweep
