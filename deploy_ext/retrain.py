@@ -36,7 +36,7 @@ from deploy_ext.core import (
 )
 from .declaration import declared
 from .dvc import TRACKED, pull, repository, to_json
-from .earlier import earlier, key_of
+from .earlier import key_of
 from .job import DONE, READS, STATE, Halt, Stopped, stoppable, title
 from .junit import job_junit
 from .order import Order, Ticket, alone, fetched, load, new_id, prepared

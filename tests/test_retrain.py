@@ -341,3 +341,43 @@ def test_the_command_line_lists_the_parameters_and_ends_with_the_code(tmp_path: 
     out, err = job.communicate(timeout=120)
     assert job.returncode == 5 and "ZeroDivisionError" in out, err
     assert ticket_of("last").order.parameters == {"months": 2}
+
+
+# twice
+
+
+def test_what_is_made_again_is_told_and_what_is_not_is_refused(tmp_path: Path) -> None:
+    same = notebook(
+        tmp_path / "train.ipynb", "import random\nrandom.seed(seed)", "score = random.random()", "print(score)"
+    )
+    job = retrain(same, check_reproducible=True, best="score")
+    assert (job.outcome, job.exit_code) == ("done", 0) and "Run twice" in " ".join(job.notes)
+    assert retrain(same, check_reproducible=True, best="score").cached
+
+    cells = ("import random", "# Draw", "score = random.random()", "print('drawn', score)", "print('end')")
+    job = retrain(notebook(tmp_path / "train.ipynb", *cells), check_reproducible=True, best="score")
+    assert (job.outcome, job.exit_code) == ("refused", 3)
+    assert "score is 0." in job.told and "cell 5 (print('drawn', score))" in job.told
+
+    once = "import os\nassert not os.path.exists('ran')\nopen('ran', 'w')"
+    job = retrain(notebook(tmp_path / "train.ipynb", once), check_reproducible=True)
+    assert job.outcome == "refused" and "second time it failed" in job.told and "AssertionError" in job.told
+
+
+@pytest.mark.server
+def test_a_model_that_is_not_made_again_is_not_promoted(story: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    cells = (
+        "%load_ext deploy_ext\nfrom stories import flights, good\ntrain, unseen = flights(seed), flights(seed + 1)",
+        "model = good()",
+        "%deploy register model --name flights --data train --target late",
+    )
+    asked = {"model": "flights", "data": "unseen", "target": "late", "promote": True, "check_reproducible": True}
+    deploy_ext.gates("flights", "roc_auc >= 0.7")
+    job = retrain(notebook(story / "train.ipynb", *cells), **asked)
+    assert (job.outcome, job.exit_code) == ("promoted", 0), job
+    other = (cells[0], "import time\nmodel = good()\nmodel[-1].intercept_ += time.time() % 1e-3", cells[2])
+    refused = retrain(notebook(story / "train.ipynb", *other), **asked)
+    assert (refused.outcome, refused.exit_code) == ("refused", 3)
+    assert "answers its stored rows in another way" in refused.told and "model.skops" in refused.told
+    assert Registry().aliases("flights")["champion"] == Registry().version(str(job.version)).version

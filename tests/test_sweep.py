@@ -157,6 +157,7 @@ def test_a_sweep_from_a_file(tmp_path: Path, method: str) -> None:
         ((), {}, "needs values"),
         (("depth=3,4",), {"promote": True}, "--best"),
         (("depth=3,4",), {"jobs": 0}, "--jobs 0"),
+        (("depth=3,4",), {"check_reproducible": True}, "one job"),
         (("depth=3,4",), {"best": "loss:least"}, "loss:least"),
         (("depth=3,4",), {"out": "out.ipynb"}, "braces"),
         (("depth=3,4", "rate=0.1,0.2"), {"out": "out-{depth}.ipynb"}, "same file"),
