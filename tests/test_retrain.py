@@ -381,3 +381,45 @@ def test_a_model_that_is_not_made_again_is_not_promoted(story: Path, monkeypatch
     assert (refused.outcome, refused.exit_code) == ("refused", 3)
     assert "answers its stored rows in another way" in refused.told and "model.skops" in refused.told
     assert Registry().aliases("flights")["champion"] == Registry().version(str(job.version)).version
+
+
+MOODY = """import sys
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+class Moody(ClassifierMixin, BaseEstimator):
+    def __init__(self, inner=None):
+        self.inner = inner
+    def fit(self, X, y):
+        self.classes_ = y.unique()
+        return self
+    def predict(self, X):
+        if any("supervisor" in word for word in sys.orig_argv):
+            raise RuntimeError("not behind an endpoint")
+        return self.inner.predict(X)
+    def predict_proba(self, X):
+        self.predict(X)
+        return self.inner.predict_proba(X)
+"""
+
+
+@pytest.mark.server
+def test_an_endpoint_that_refuses_the_new_champion_is_code_6_and_all_is_as_before(
+    story: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    (story / "moody.py").write_text(MOODY)
+    cells = (
+        "%load_ext deploy_ext\nfrom stories import flights, good\nfrom moody import Moody\ntrain = flights(seed)",
+        "model = Moody(good()).fit(train, train.late)\nmodel.classes_ = model.inner.classes_",
+        "%deploy register model --name flights --data train --target late",
+    )
+    deploy_ext.gates("flights", "roc_auc >= 0.7")
+    before = deploy_ext.up("flights")
+    words = {"model": "flights", "data": "train", "target": "late", "promote": True}
+    job = retrain(notebook(story / "train.ipynb", *cells), **words)
+    assert (job.outcome, job.exit_code) == ("endpoint failed", 6), job.told
+    assert "not behind an endpoint" in job.told
+    (served,) = deploy_ext.status("flights")
+    assert (served.version, served.state) == (before.version, "ready")
+    assert Registry().aliases("flights")["champion"] == before.version
+    deploy_ext.down("flights")
