@@ -32,7 +32,7 @@ class Shell(Protocol):
 
 
 _HISTORY = r"In|Out|_i?\d*|_{2,3}|_i{2,3}|_[iod]h|_exit_code"
-_MODULE = r"__(annotations|builtins?|doc|file|loader|name|package|session|spec|vsc_ipynb_file)__"
+_MODULE = r"__(annotations|builtins?|doc|file|loader|name|package|session|spec|vsc_ipynb_file|warningregistry)__"
 _OWN = re.compile(f"{_HISTORY}|{_MODULE}")
 
 

@@ -284,6 +284,8 @@ def test_a_secret_reaches_the_kernel_and_nothing_else(tmp_path: Path, monkeypatc
         "token",
         "{'headers': {'Authorization': 'Bearer ' + token}}",
         "from IPython.display import HTML, display\ndisplay(HTML(f'<a href=\"?t={token}\">x</a>'))",
+        "import logging, warnings\nlogging.error('refused: %s', token)\nwarnings.warn(token + ' is old')",
+        "print(token.encode().hex())\n!echo {token}",
         "connect = lambda password: 1 / 0\nkept = {'password': token}",
         "raise ValueError(f'cannot log in with {token}')",
         parameters="from deploy_ext import Secret\ntoken: Secret\nmonths: int = 3",
@@ -297,7 +299,7 @@ def test_a_secret_reaches_the_kernel_and_nothing_else(tmp_path: Path, monkeypatc
         assert value.encode() not in path.read_bytes(), path
     assert value not in said and base64_core(value) not in said
     executed = Path(job.executed).read_text()
-    assert base64_core(value) not in executed and "***" in executed
+    assert base64_core(value) not in executed and value.encode().hex() not in executed and "***" in executed
 
 
 def base64_core(value: str) -> str:
