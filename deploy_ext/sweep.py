@@ -5,15 +5,12 @@
 # %% ../nbs/49_sweep.ipynb #sweep-imports
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
-import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,16 +22,17 @@ from .earlier import earlier
 from .job import Halt, Stopped, side_by_side, stoppable
 from .order import Order, Ticket, asked, load, new_id, seen
 from .parameters import grid
-from .records import Record, Verdict, Version, cell
+from .records import Record, Version
 from .registry import Registry
 from .retrain import Promote, carry_out, failed, keep, opened, run_of, settle
 from .runs import Run
 from .search import Goal, Listed, Search, Studied, Tries, combinations, from_file, goal
-from .summary import CODES, Retrained, escaped
+from .summary import Retrained
+from .swept import Swept, as_csv, figure, said, table, winner
 
 # %% auto #0
-__all__ = ['PLAN', 'Try', 'Plan', 'searched', 'planned_sweep', 'order_of', 'nobody', 'trial', 'Swept', 'table', 'swept_plan',
-           'figure', 'winner', 'under_way', 'said', 'begun', 'plan_of', 'carry_out_sweep']
+__all__ = ['PLAN', 'Try', 'Plan', 'searched', 'planned_sweep', 'order_of', 'nobody', 'trial', 'swept_plan', 'under_way', 'begun',
+           'plan_of', 'carry_out_sweep']
 
 # %% ../nbs/49_sweep.ipynb #sweep-plan-code
 PLAN = "sweep.json"
@@ -116,99 +114,6 @@ def trial(ticket: Ticket, parent: str, force: bool, halt: Halt) -> Retrained:
         return found
     return carry_out(ticket, registry, nobody, halt, parent)
 
-# %% ../nbs/49_sweep.ipynb #sweep-record-code
-@dataclass(frozen=True, repr=False)
-class Swept(Record):
-    """A sweep and how it went. winner: the number of the best trial; verdict, version: of that one."""
-
-    job: str
-    outcome: str
-    notebook: str
-    told: str = ""
-    best: str | None = None
-    winner: int | None = None
-    trials: tuple[Retrained, ...] = ()
-    version: str | None = None
-    champion: str | None = None
-    verdict: Verdict | None = None
-    seconds: float = 0.0
-    folder: str = ""
-    run: str = ""
-    notes: tuple[str, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """What the command line ends with."""
-        return CODES[self.outcome]
-
-    @property
-    def passed(self) -> bool:
-        """Did it do all that was asked?"""
-        return self.exit_code == 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data; `exit_code` is written too."""
-        return {**super().to_dict(), "exit_code": self.exit_code}
-
-    def _title(self) -> str:
-        failed = sum(t.exit_code > 3 for t in self.trials)
-        told = f"{len(self.trials)} trials, {failed} failed" if failed else f"{len(self.trials)} trials"
-        return f"{self.notebook}: {self.outcome}, {told}{f': {self.told}' if self.told else ''}"
-
-    def _rows(self) -> list[dict[str, Any]]:
-        return table(self)
-
-    def _notes(self) -> str:
-        if self.outcome == "planned":
-            return "\n".join(self.notes)
-        known = {"job": self.job, "version": self.version, "champion": self.champion, "MLflow run": self.run}
-        told = ", ".join(f"{what} {v}" for what, v in known.items() if v)
-        return "\n".join([f"{told}, took {self.seconds:.1f} s", *self.notes])
-
-    def __repr__(self) -> str:
-        return "\n\n".join([super().__repr__(), *([repr(self.verdict)] if self.verdict else [])])
-
-    def _repr_html_(self) -> str:
-        return super()._repr_html_() + (self.verdict._repr_html_() if self.verdict else "")
-
-    def markdown(self) -> str:
-        """As the summary of a step in GitHub Actions."""
-        rows = table(self)
-        lines = [f"### {escaped(self._title())}", ""]
-        if rows:
-            lines += [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
-            lines += [f"| {' | '.join(escaped(cell(v)) for v in row.values())} |" for row in rows]
-        return "\n".join([*lines, "", self._notes(), ""])
-
-
-def table(swept: Swept) -> list[dict[str, Any]]:
-    """The trials side by side: the parameters that vary, the figure that decides, how each went."""
-    names = list(dict.fromkeys(name for t in swept.trials for name in t.parameters))
-    varied = [n for n in names if len({json.dumps(t.parameters.get(n), sort_keys=True) for t in swept.trials}) > 1]
-    decides = swept.best and goal(swept.best).name
-    rows = [
-        {
-            "trial": n,
-            **{name: t.parameters.get(name) for name in varied},
-            **({decides: t.figures.get(decides)} if decides else {}),
-            "outcome": "best" if n == swept.winner else t.outcome,
-            "seconds": t.seconds or None,
-            "version": t.version,
-            "note": "answered from an earlier job" if t.cached else t.told or None,
-        }
-        for n, t in enumerate(swept.trials)
-    ]
-    empty = {name for name in rows[0] if all(row[name] is None for row in rows)} if rows else set()
-    return [{name: v for name, v in row.items() if name not in empty} for row in rows]
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]) if rows else [])
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
 # %% ../nbs/49_sweep.ipynb #sweep-dry-code
 def swept_plan(order: Order, plan: Plan) -> Swept:
     """What a sweep would do, without anything happening."""
@@ -222,22 +127,6 @@ def swept_plan(order: Order, plan: Plan) -> Swept:
         notes.append("and promote it if its gates let it")
     told = (", ".join(notes) + ".",)
     return Swept("-", "planned", order.notebook, best=order.best, trials=tuple(trials), notes=told)
-
-# %% ../nbs/49_sweep.ipynb #sweep-winner-code
-def figure(summary: Retrained, best: Goal) -> float | None:
-    """The figure of a trial; None when it has none."""
-    value = summary.figures.get(best.name)
-    return None if value is None or math.isnan(value) or summary.exit_code > 3 else value
-
-
-def winner(trials: Iterable[Retrained], best: Goal) -> int | None:
-    """The number of the best trial, the first of equals; None when none has the figure."""
-    found = None
-    for n, one in enumerate(trials):
-        value = figure(one, best)
-        if value is not None and (found is None or best.better(value, found[1])):
-            found = n, value
-    return found and found[0]
 
 # %% ../nbs/49_sweep.ipynb #sweep-run-code
 Try = Callable[[int, dict[str, Any]], "Future[Retrained]"]
@@ -311,15 +200,6 @@ class _Sweep:
                 bar(told)
                 if plainly:
                     sys.stderr.write(f"[{time.monotonic() - self.began:6.1f} s] {told}\n")
-
-
-def said(number: int, summary: Retrained, best: Goal | None) -> str:
-    """A trial in one line."""
-    values = ", ".join(f"{k}={v}" for k, v in summary.parameters.items())
-    value = best and figure(summary, best)
-    told = f", {best.name} {value:.6g}" if best and value is not None else ""
-    answered = " (answered)" if summary.cached else ""
-    return f"trial {number} ({values}) {summary.outcome}{answered}{told}"
 
 # %% ../nbs/49_sweep.ipynb #sweep-end-code
 def begun(order: Order, plan: Plan) -> Ticket:
@@ -398,7 +278,7 @@ def _finished(sweep: _Sweep, trials: tuple[Retrained, ...], found: dict[str, Any
     try:
         names = ("summary.json", "summary.txt", "junit.xml")
         texts = {name: (ticket.folder / name).read_text() for name in names}
-        sweep.run.keep({**texts, "trials.csv": _csv(table(swept))})
+        sweep.run.keep({**texts, "trials.csv": as_csv(table(swept))})
         sweep.run.note({"deploy_ext.outcome": swept.outcome, "deploy_ext.version": swept.version or ""})
         sweep.run.end("FINISHED" if swept.exit_code in (0, 3) else "FAILED")
     except DeployError as e:

@@ -98,7 +98,7 @@ from .table import as_frame
 
 if TYPE_CHECKING:
     from deploy_ext.summary import Retrained
-    from deploy_ext.sweep import Swept
+    from deploy_ext.swept import Swept
 
 # %% auto #0
 __all__ = ['COMMANDS', 'F', 'PART', 'verb', 'fit', 'register', 'gates', 'Word', 'metrics', 'cases', 'validate', 'promote',

@@ -18,7 +18,8 @@ from .registry import Registry
 from .retrain import Promote, carry_out, opened, pulled
 from .runs import outcome_before
 from .summary import Retrained
-from .sweep import Plan, Swept, begun, carry_out_sweep
+from .sweep import Plan, begun, carry_out_sweep
+from .swept import Swept
 
 # %% auto #0
 __all__ = ['Manner', 'work']

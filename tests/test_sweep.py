@@ -16,7 +16,7 @@ import deploy_ext
 from deploy_ext.core import InvalidRequest
 from deploy_ext.order import tickets
 from deploy_ext.registry import Registry
-from deploy_ext.sweep import Swept
+from deploy_ext.swept import Swept
 
 PARAMETERS = "depth: int = 3\nrate: float = 0.1"
 WAIT = "import os, time\nwhile os.path.exists('stop'):\n    time.sleep(0.02)"
