@@ -586,6 +586,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'deploy_ext.core.canonical': ('core.html#canonical', 'deploy_ext/core.py'),
                                  'deploy_ext.core.digest': ('core.html#digest', 'deploy_ext/core.py'),
                                  'deploy_ext.core.home': ('core.html#home', 'deploy_ext/core.py'),
+                                 'deploy_ext.core.in_kernel': ('core.html#in_kernel', 'deploy_ext/core.py'),
                                  'deploy_ext.core.meant': ('core.html#meant', 'deploy_ext/core.py'),
                                  'deploy_ext.core.nearest': ('core.html#nearest', 'deploy_ext/core.py'),
                                  'deploy_ext.core.need': ('core.html#need', 'deploy_ext/core.py'),

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['T', 'UNITS', 'DeployError', 'InvalidRequest', 'GateFailed', 'ContractViolated', 'NotebookFailed', 'EndpointFailed',
            'TimedOut', 'VerificationFailed', 'one_line', 'meant', 'nearest', 'pick', 'seconds', 'need', 'canonical',
-           'digest', 'write_atomic', 'Settings', 'project', 'home', 'settings', 'whoami', 'now', 'progress', 'aside']
+           'digest', 'write_atomic', 'Settings', 'project', 'home', 'settings', 'whoami', 'now', 'in_kernel',
+           'progress', 'aside']
 
 # %% ../nbs/00_core.ipynb #core-imports
 import contextlib
@@ -306,6 +307,12 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 # %% ../nbs/00_core.ipynb #core-progress-code
+def in_kernel() -> bool:
+    """Does this run in a notebook? Others may import ipykernel, too, to start a kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
+
 @contextlib.contextmanager
 def progress(title: str, steps: int) -> Iterator[typing.Callable[..., None]]:
     """A bar of `steps` steps that shows itself after two seconds. Call what it yields with each step's name.
@@ -314,7 +321,7 @@ def progress(title: str, steps: int) -> Iterator[typing.Callable[..., None]]:
     from tqdm import tqdm
 
     shape = "{desc} {n}/{total} |{bar:20}| {elapsed}"
-    notebook = "ipykernel" in sys.modules
+    notebook = in_kernel()
     look: Any = {"file": sys.stdout if notebook else sys.stderr, "disable": False if notebook else None}  # None: no tty
     with tqdm(total=steps, desc=title, delay=2, leave=False, bar_format=shape, **look) as bar:
 
@@ -330,4 +337,4 @@ def aside(text: str) -> None:
     from tqdm import tqdm
 
     if text:
-        tqdm.write(text, file=sys.stdout if "ipykernel" in sys.modules else sys.stderr, end="")
+        tqdm.write(text, file=sys.stdout if in_kernel() else sys.stderr, end="")

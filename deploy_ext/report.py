@@ -52,15 +52,26 @@ def own_kernel(notebook: Path, kernel: str = "python3") -> Iterator[Any]:
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
 
+    class Manager(AsyncKernelManager):
+        def __init__(self, **told: Any):
+            super().__init__(**told)
+            self.clients: list[Any] = []
+
+        def client(self, **told: Any) -> Any:
+            self.clients.append(super().client(**told))
+            return self.clients[-1]
+
     with tempfile.TemporaryDirectory() as folder:
         only = KernelSpecManager(kernel_dirs=[]) if kernel == "python3" else KernelSpecManager()
         sockets = {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}
-        manager = AsyncKernelManager(kernel_name=kernel, kernel_spec_manager=only, **sockets)
+        manager = Manager(kernel_name=kernel, kernel_spec_manager=only, **sockets)
         try:
             spec: Any = manager.kernel_spec
             spec.env = {**spec.env, SESSION: str(notebook.absolute())}
             yield manager
         finally:
+            for client in manager.clients:
+                client.stop_channels()  # nbclient leaves open what it asked a manager for that is not its own
             if manager.has_kernel:
                 run_sync(manager.shutdown_kernel)(now=True)
 

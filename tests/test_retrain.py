@@ -15,7 +15,7 @@ from jobs import notebook, outputs, resumed, retrain, started
 from stories import until
 
 import deploy_ext
-from deploy_ext.core import InvalidRequest
+from deploy_ext.core import InvalidRequest, in_kernel
 from deploy_ext.order import alone, ticket_of, tickets
 from deploy_ext.registry import Registry
 
@@ -153,6 +153,15 @@ def test_jobs_of_one_model_do_not_overlap(tmp_path: Path) -> None:
 def test_a_candidate_that_was_not_registered(tmp_path: Path) -> None:
     job = retrain(notebook(tmp_path / "train.ipynb", "x = 1"), model="flights")
     assert job.outcome == "failed" and "registered nothing" in job.told
+
+
+def test_a_job_leaves_nothing_open_in_its_process(tmp_path: Path) -> None:
+    book = notebook(tmp_path / "train.ipynb", "x = 1")
+    retrain(book, "months=1")
+    before = len(os.listdir("/proc/self/fd"))
+    retrain(book, "months=2")
+    assert len(os.listdir("/proc/self/fd")) <= before
+    assert not in_kernel()  # though ipykernel was imported to start one
 
 
 # killed, and taken up again
