@@ -434,3 +434,57 @@ def test_an_endpoint_that_refuses_the_new_champion_is_code_6_and_all_is_as_befor
     assert (served.version, served.state) == (before.version, "ready")
     assert Registry().aliases("flights")["champion"] == before.version
     deploy_ext.down("flights")
+
+
+# as papermill does it
+
+
+class Shelf:
+    """A handler of addresses for papermill, as those for s3:// and gs:// are."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    def read(self, path: str) -> str:
+        return self.texts[path]
+
+    def write(self, buf: str, path: str, **_: Any) -> None:
+        self.texts[path] = buf
+
+    def listdir(self, path: str) -> list[str]:
+        return [p for p in self.texts if p.startswith(path)]
+
+    def pretty_path(self, path: str) -> str:
+        return path
+
+
+def test_a_notebook_may_lie_where_a_handler_of_papermill_reads(tmp_path: Path) -> None:
+    from papermill.iorw import papermill_io
+
+    shelf, handlers = Shelf(), list(papermill_io._handlers)
+    shelf.texts["shelf://train.ipynb"] = Path(notebook(tmp_path / "train.ipynb", "print('months', months)")).read_text()
+    papermill_io.register("shelf://", shelf)
+    try:
+        job = retrain("shelf://train.ipynb", "months=5", out="shelf://out-{months}.ipynb")
+        assert (job.outcome, job.executed) == ("done", "shelf://out-5.ipynb")
+        assert "months 5" in shelf.texts["shelf://out-5.ipynb"]
+        assert "months 5" in (Path(job.folder) / "executed.html").read_text()
+        with pytest.raises(InvalidRequest, match=r"shelf://none\.ipynb"):
+            retrain("shelf://none.ipynb")
+    finally:
+        papermill_io._handlers[:] = handlers
+
+
+def test_papermill_reads_what_we_leave_and_we_what_it_leaves(tmp_path: Path) -> None:
+    import papermill
+
+    book = notebook(
+        tmp_path / "train.ipynb", "print('months', months)", parameters="months = 3  # type: int\nname = 'x'"
+    )
+    assert set(papermill.inspect_notebook(book)) == {"months", "name"}
+    job = retrain(book, "months=4")
+    papermill.execute_notebook(job.executed, tmp_path / "theirs.ipynb", {"months": 5}, progress_bar=False)
+    ours = retrain(str(tmp_path / "theirs.ipynb"), "months=6", out=str(tmp_path / "ours.ipynb"))
+    cells = nbformat.read(tmp_path / "ours.ipynb", as_version=4).cells
+    assert [c.metadata.tags for c in cells if c.metadata.get("tags")] == [["parameters"], ["injected-parameters"]]
+    assert outputs(ours) == "months 6\n"
