@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -39,7 +40,7 @@ __all__ = ['may_pass', 'Course', 'attempt_all']
 # %% ../nbs/45_attempts.ipynb #attempts-run-code
 _PASSING = re.compile(
     "(Connection|ConnectionReset|ConnectionRefused|ConnectionAborted|BrokenPipe|Timeout|URL|Read|Connect|MaxRetry"
-    "|Protocol|Operational)Error|gaierror|(Read|Connect)Timeout|IncompleteRead|RemoteDisconnected"
+    "|Protocol|Operational)Error|NoAnswer|gaierror|(Read|Connect)Timeout|IncompleteRead|RemoteDisconnected"
 )
 
 
@@ -48,20 +49,18 @@ def may_pass(error: DeployError) -> bool:
     return bool(error.data.get("retry") or _PASSING.fullmatch(error.data.get("error", "")))
 
 
-def _first(ticket: Ticket, notebook: Any) -> int:
+def _first(ticket: Ticket, notebook: dict[str, Any]) -> int:
     """The first cell that was not done by an earlier attempt; its outputs are put into the notebook."""
-    from nbformat import from_dict
-
     kept = ticket.folder / DONE
     if not kept.exists():
         return 0
     done = [c for c in json.loads(kept.read_text())["cells"] if c["cell_type"] == "code"]
-    here = [(i, c) for i, c in enumerate(notebook.cells) if c.cell_type == "code"]
+    here = [(i, c) for i, c in enumerate(notebook["cells"]) if c["cell_type"] == "code"]
     before, after = (digests([c["source"] for c in cells]) for cells in (done, [c for _, c in here]))
     first = plan(read(ticket.folder / STATE), before, after)
     for (_, fresh), old in zip(here[:first], done, strict=False):
-        fresh.metadata.papermill = from_dict(old["metadata"].get("papermill", {}))
-        fresh.outputs, fresh.execution_count = from_dict(old["outputs"]), old["execution_count"]
+        fresh["metadata"]["papermill"] = old["metadata"].get("papermill", {})
+        fresh |= {key: old[key] for key in ("outputs", "execution_count")}
     return here[first - 1][0] + 1 if first else 0
 
 
@@ -70,11 +69,9 @@ _WITHHELD = {"DEPLOY_EXT_NOTIFY": "[]"}  # tokens that a cell could print; a job
 
 def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None, halt: Halt | None) -> Job:
     """The ticket's order as a job that goes on where an earlier attempt has ended."""
-    import nbformat
-
     order, few = ticket.order, halt and halt.threads and "OMP_NUM_THREADS" not in os.environ
     threads = {"OMP_NUM_THREADS": str(halt.threads)} if halt and few else {}
-    notebook = nbformat.v4.upgrade(nbformat.reads(json.dumps(prepared(order)), as_version=4))
+    notebook = prepared(order)
     first = _first(ticket, notebook)
     return Job(
         notebook=notebook,
@@ -96,10 +93,9 @@ def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None, h
 # %% ../nbs/45_attempts.ipynb #attempts-course-code
 @dataclass
 class Course:
-    """What is known of a job while it runs."""
+    """What is known of a job while it runs. running: set when its first cell is in the kernel."""
 
     ticket: Ticket
-    run: Future[Run]
     halt: Halt | None = None
     began: float = field(default_factory=time.monotonic)
     figures: dict[str, float] = field(default_factory=dict)
@@ -108,6 +104,8 @@ class Course:
     ran: int = 0
     notes: list[str] = field(default_factory=list)
     used: list[tuple[float, float] | None] = field(default_factory=list)
+    running: threading.Event = field(default_factory=threading.Event)
+    run: Future[Run] = field(init=False)
 
     def __post_init__(self) -> None:
         self.terms = terms(settings().country, settings().price)  # raises before anything runs
@@ -126,9 +124,9 @@ class Course:
         shown = _shown(self.ticket.order.notebook) if self.halt is None else contextlib.nullcontext(_unseen)
         with shown as step:
             job = _job(self.ticket, self._watched(step), self.left, self.halt)
-            self.cells = sum(c.cell_type == "code" for c in job.cells)
+            self.cells = sum(c["cell_type"] == "code" for c in job.cells)
             if job.first:
-                done = sum(c.cell_type == "code" for c in job.cells[: job.first])
+                done = sum(c["cell_type"] == "code" for c in job.cells[: job.first])
                 self.notes.append(f"{done} cells were done before and were not run again")
             try:
                 watch = execute(job)
@@ -142,6 +140,7 @@ class Course:
         """Before each cell: is there a run to fill? Raises what became of it otherwise."""
 
         def say(index: int, called: str) -> None:
+            self.running.set()
             if self.run.done():
                 self.run.result()
             step(index, called)
@@ -154,7 +153,7 @@ class Course:
         if watch is None:
             return
         self.figures |= watch.figures
-        self.ran += sum(c.cell_type == "code" for c in job.cells[watch.first : watch.running + 1])
+        self.ran += sum(c["cell_type"] == "code" for c in job.cells[watch.first : watch.running + 1])
         if watch.lost:
             self.notes.append(watch.lost)
 
@@ -209,4 +208,4 @@ def attempt_all(course: Course) -> None:
             course.notes.append(f"attempt {course.attempts}: {e}")
             if course.halt is None:
                 sys.stderr.write(f"{e}. Once more in {pause:g} s.\n")
-            time.sleep(pause)
+            course.halt.event.wait(pause) if course.halt else time.sleep(pause)

@@ -11,7 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .bundle import Answers, answer
+from .cluster import engine
 from .contract import Contract
 from .core import ContractViolated, DeployError, InvalidRequest, pick
 from .output import Output, names
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # %% auto #0
-__all__ = ['SECONDS', 'FAULTS', 'MOST', 'CELLS', 'BYTES', 'LONG', 'TOO_MANY', 'Done', 'Tell', 'SHOWN', 'Order', 'rows_at_once',
-           'answered', 'ScoredFile', 'score_file', 'Scoring', 'words', 'columns', 'megabytes', 'score_files']
+__all__ = ['SECONDS', 'FAULTS', 'MOST', 'CELLS', 'BYTES', 'LONG', 'TOO_MANY', 'Done', 'Tell', 'SHOWN', 'Files', 'Made', 'Order',
+           'rows_at_once', 'answered', 'ScoredFile', 'score_file', 'Scoring', 'words', 'columns', 'megabytes',
+           'score_files']
 
 # %% ../nbs/39_batch.ipynb #batch-order-code
 SECONDS = 10.0  # of work that a break may cost
@@ -114,11 +116,9 @@ def _threads(runtime: Runtime) -> int:
     """How many chunks are computed at once: the fast form knows no state and one thread; others have their own."""
     plans = runtime.bundle.form["plans"] if runtime.bundle.form and _featured(runtime) else []
     alone = plans and all(plan["engine"] != "sklearn" for plan in plans)
-    return (
-        min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
-        if alone
-        else 1
-    )
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    said = os.environ.get("OMP_NUM_THREADS", "")  # as on a node that has other work
+    return min(cpus, int(said) if said.isdigit() and int(said) else 8) if alone else 1
 
 # %% ../nbs/39_batch.ipynb #batch-schema-code
 def _fields(output: Output, marked: bool) -> list[tuple[str, pa.DataType]]:
@@ -425,10 +425,35 @@ def megabytes(files: Iterable[tuple[Path, Path]]) -> int:
     return max(1, round(sum(source.stat().st_size for source, _ in files) / 1e6))
 
 
+Files = Sequence[tuple[Path, Path]]  # sources and targets
+Made = Generator[tuple[Path, ScoredFile], None, None]  # by target
+
+
+def _in_turn(order: Order, files: Files, step: Callable[..., None]) -> Made:
+    """Score files one after the other, in this process."""
+    meter = _Meter({source: source.stat().st_size for source, _ in files}, step)
+    with _loaded(order) as runtime:
+        for source, target in files:
+            yield target, _score(runtime, order, source, target, meter)
+
+
+def _spread(order: Order, files: Files, step: Callable[..., None], on: str) -> Made:
+    """Score files on the nodes of a cluster, each by one of them."""
+    with engine(on, len(files)) as workers:
+        begun = {workers.pool.submit(score_file, order, str(one[0]), str(one[1])): one for one in files}
+        for done in as_completed(begun):
+            source, target = begun[done]
+            scored = done.result()
+            step(f"{source.name}, {scored.rows:,} rows, MB", round(source.stat().st_size / 1e6))
+            yield target, scored
+
+
 def score_files(
-    order: Order, files: Sequence[tuple[Path, Path]], out: str | Path, step: Callable[..., None] = print
+    order: Order, files: Files, out: str | Path, step: Callable[..., None] = print, on: str = "local"
 ) -> Scoring:
-    """Score files, each into its own; `step` is told a text and by how many MB it is further."""
+    """Score files, each into its own, here or `on` a cluster; `step` is told a text and by how many MB it is further.
+
+    A file that fails ends it, and others that are under way keep what they have."""
     began = time.perf_counter()
     made: dict[Path, ScoredFile] = {}
     for source, target in files:
@@ -437,10 +462,10 @@ def score_files(
             made[target] = _skipped(source, target, told)
     left = [(source, target) for source, target in files if target not in made]
     if left:
-        meter = _Meter({source: source.stat().st_size for source, _ in left}, step)
-        with _loaded(order) as runtime:
-            for source, target in left:
-                made[target] = _score(runtime, order, source, target, meter)
+        with contextlib.closing(
+            _in_turn(order, left, step) if on == "local" else _spread(order, left, step, on)
+        ) as done:
+            made |= done
     found, seconds = tuple(made[target] for _, target in files), time.perf_counter() - began
     sums = {key: sum(getattr(f, key) for f in found) for key in ("rows", "asked", "faulty")}
     skipped = sum(f.state == "skipped" for f in found)

@@ -48,7 +48,8 @@ def _text(word: str) -> str:
 NOTES = f"""
 With --json, stdout has the record as JSON and nothing else. '{PROG} --version' tells the version.
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 gate failed, 4 data or contract violated, 5 notebook job failed,
-6 endpoint or target failed, 7 timed out, 8 verification failed, 130 stopped by Ctrl-C."""
+6 endpoint or target failed, 7 timed out, 8 verification failed, 130 stopped by Ctrl-C;
+a job that was stopped by it ends with 7, and can go on."""
 
 
 def face() -> Face:
@@ -96,6 +97,7 @@ def run(words: list[str], out: IO[str]) -> int:
 # %% ../nbs/62_cli.ipynb #cli-main-code
 def main() -> int:
     """The program `deploy-ext`: say the sentence in the process's arguments and return the exit code."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # jsonschema's grammars of addresses: 0.7 s
     with os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace") as out:
         os.dup2(2, 1)
         return run(sys.argv[1:], out)

@@ -21,6 +21,8 @@ import os
 import re
 import sys
 import tempfile
+import threading
+import time
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -178,9 +180,11 @@ def write_atomic(path: str | Path, data: str | bytes, mode: int = 0o644) -> Path
             os.fsync(f.fileno())
         os.chmod(temporary, mode)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as e:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(e, OSError) and e.filename is None:
+            e.filename = str(path)  # a full disk does not say where
         raise
     return path
 
@@ -219,7 +223,10 @@ class Settings:
     journal_round: dict[str, int] | None = None  # columns that are rounded before, to so many decimals
     country: str | None = None  # where the machine stands, as DEU, for the carbon of the electricity of jobs and fits
     price: float | None = None  # what a kWh costs there, in EUR
+    ray_address: str | None = None  # of the cluster that --on ray means; RAY_ADDRESS is honoured too
+    dask_address: str | None = None  # of the scheduler that --on dask means; DASK_SCHEDULER_ADDRESS, too
     notify: tuple[str, ...] = dataclasses.field(default=(), repr=False)  # who hears how jobs end; addresses hold tokens
+    secrets: tuple[str, ...] = ()  # parameters of notebooks that are secret though no annotation says so
 
 
 def project(start: str | Path | None = None) -> Path:
@@ -242,7 +249,7 @@ def home() -> Path:
     return path
 
 # %% ../nbs/00_core.ipynb #core-settings-read-code
-_ADDRESSES = re.compile(r"\s*,\s*(?=[\w+.-]+://)|\s+")  # what stands between two
+_BETWEEN = {"notify": re.compile(r"\s*,\s*(?=[\w+.-]+://)|\s+"), "secrets": re.compile(r"[\s,]+")}  # two of a list
 
 
 @lru_cache(maxsize=1)
@@ -253,13 +260,13 @@ def _settings_model() -> Any:
 
     class Environment(EnvSettingsSource):
         def prepare_field_value(self, field_name, field, value, value_is_complex):
-            if field_name == "notify" and value is not None and not value.strip():
+            if field_name in _BETWEEN and value is not None and not value.strip():
                 return None  # CI gives a secret that is not set as an empty text
             return super().prepare_field_value(field_name, field, value, value_is_complex)
 
         def decode_complex_value(self, field_name, field, value):
-            if field_name == "notify" and not value.lstrip().startswith("["):
-                return _ADDRESSES.split(value.strip())
+            if field_name in _BETWEEN and not value.lstrip().startswith("["):
+                return _BETWEEN[field_name].split(value.strip())
             try:
                 return super().decode_complex_value(field_name, field, value)
             except ValueError:  # the check of its type tells which setting it is; this error would blame deploy.toml
@@ -315,7 +322,7 @@ def in_kernel() -> bool:
 
 @contextlib.contextmanager
 def progress(title: str, steps: int) -> Iterator[typing.Callable[..., None]]:
-    """A bar of `steps` steps that shows itself after two seconds. Call what it yields with each step's name.
+    """A bar of `steps` steps and a clock, which show themselves after two seconds. Call what it yields to name a step.
 
     A second argument says by how many steps it is further; one by default."""
     from tqdm import tqdm
@@ -323,13 +330,28 @@ def progress(title: str, steps: int) -> Iterator[typing.Callable[..., None]]:
     shape = "{desc} {n}/{total} |{bar:20}| {elapsed}"
     notebook = in_kernel()
     look: Any = {"file": sys.stdout if notebook else sys.stderr, "disable": False if notebook else None}  # None: no tty
+    over = threading.Event()
     with tqdm(total=steps, desc=title, delay=2, leave=False, bar_format=shape, **look) as bar:
 
         def begin(step: str, by: int = 1) -> None:
             bar.set_description_str(f"{title}: {step}", refresh=False)
             bar.update(by)
 
-        yield begin
+        def tick() -> None:
+            over.wait(bar.delay)
+            while not over.wait(1):
+                bar.refresh()
+                bar.last_print_t = time.time()  # so that it knows what it has to take away
+
+        clock = threading.Thread(target=tick, daemon=True)
+        if not bar.disable:
+            clock.start()
+        try:
+            yield begin
+        finally:
+            over.set()
+            if clock.is_alive():
+                clock.join()
 
 # %% ../nbs/00_core.ipynb #core-aside-code
 def aside(text: str) -> None:

@@ -30,13 +30,14 @@ from deploy_ext.kinds import (
 )
 from .literals import as_source, quoted, writable
 from .records import Record
-from .syntax import begun, magic_of, source_of, tree
+from .syntax import begun, magic_of, mended, source_of, tree
 
 # %% auto #0
 __all__ = ['TAG', 'HIDDEN', 'Parameter', 'declared']
 
 # %% ../nbs/42_declaration.ipynb #declaration-record-code
 TAG = "parameters"
+_READ = re.compile(r"(?<![A-Za-z0-9_])DEPLOY_EXT_SECRET_([A-Z0-9_]+)")  # in any language
 HIDDEN = "***"
 
 
@@ -66,7 +67,9 @@ class Parameter(Record):
 
     @property
     def shown_type(self) -> str:
-        """The type, with the members of its Enum classes."""
+        """The type, with the members of its Enum classes; of a secret that settings name, that it is one."""
+        if self.secret and not self.kind.has("Secret"):
+            return "Secret"
         members = [", ".join(names) for names in self.members.values()]
         return f"{self.type} ({'; '.join(members)})" if members else self.type
 
@@ -222,28 +225,57 @@ def _default(node: ast.expr, source: str) -> tuple[Any, bool]:
         return (text if text and "\n" not in text else ast.unparse(node)), True
 
 # %% ../nbs/42_declaration.ipynb #declaration-declared-code
-def declared(notebook: Mapping[str, Any], lenient: bool = False, secrets: Iterable[str] = ()) -> tuple[Parameter, ...]:
+def declared(
+    notebook: Mapping[str, Any], lenient: bool = False, secrets: Iterable[str] = (), language: str | None = None
+) -> tuple[Parameter, ...]:
     """The parameters of a notebook (nbformat 4), read from its first code cell tagged `parameters`, which is not run.
 
-    secrets: names that are secret without an annotation. lenient: of a cell that cannot be parsed take what stands
-    before the fault. Raises `InvalidRequest` on such a cell otherwise. A notebook of another language has none.
+    secrets: names, in any case, that are secret without an annotation. lenient: of a cell that cannot be parsed take
+    what stands before the fault, and of `secrets` also those that a cell reads and nothing declares. Raises
+    `InvalidRequest` on such a cell otherwise. language: instead of what the notebook says of itself; one in another
+    than Python has those secrets alone that it reads from its environment.
     """
-    if not _speaks_python(notebook.get("metadata", {})):
-        return ()
     cells = [c for c in notebook.get("cells", ()) if c.get("cell_type", "code") == "code"]
+    if not _speaks_python(notebook.get("metadata", {}), language):
+        return tuple(Parameter(name, "Secret", required=True, secret=True) for name in _asked_of_environment(cells))
     at = next((i for i, c in enumerate(cells) if TAG in (c.get("metadata", {}).get("tags") or ())), None)
-    if at is None:
-        return ()
-    scope = Scope()
-    for cell in cells[:at]:
-        for node in _statements(begun(source_of(cell))[1].body):
-            _learn(node, scope)
-    return tuple(_read(*_parsed(source_of(cells[at]), lenient), scope, set(secrets)).values())
+    hidden, found = {name.lower() for name in secrets}, dict[str, Parameter]()
+    if at is not None:
+        scope = Scope()
+        for cell in cells[:at]:
+            for node in _statements(begun(source_of(cell))[1].body):
+                _learn(node, scope)
+        found = _read(*_parsed(source_of(cells[at]), lenient), scope, hidden)
+    spoken = _spoken(cells, hidden) if lenient and hidden else ()
+    return (*found.values(), *(Parameter(n, "Secret", required=True, secret=True) for n in spoken if n not in found))
 
 
-def _speaks_python(metadata: Mapping[str, Any]) -> bool:
+def _spoken(cells: Iterable[Mapping[str, Any]], names: set[str]) -> list[str]:
+    """Those of the names that cells read before they assign them."""
+    read: dict[str, bool] = {}
+    for node in (node for cell in cells for node in mended(source_of(cell)).body):
+        inner = list(ast.walk(node))
+        made = {n.id for n in inner if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
+        made |= {n.arg for n in inner if isinstance(n, ast.arg)}
+        made |= {n.name for n in inner if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
+        made |= {n.asname or n.name.partition(".")[0] for n in inner if isinstance(n, ast.alias)}
+        used = {n.id for n in inner if isinstance(n, ast.Name)} - made
+        used |= {word for n in inner for word in re.findall(r"\w+", magic_of(n)) if word.isidentifier()}
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value:  # what is assigned is made last
+            used |= {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+        read |= {name: name in used for name in sorted(used | made) if name.lower() in names and name not in read}
+    return [name for name, first in read.items() if first]
+
+
+def _speaks_python(metadata: Mapping[str, Any], language: str | None) -> bool:
     told = metadata.get("kernelspec", {}).get("language") or metadata.get("language_info", {}).get("name")
-    return (told or "python").lower() in ("python", "ipython")
+    return (language or told or "python").lower() in ("python", "ipython")
+
+
+def _asked_of_environment(cells: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The secrets whose variables the cells name, whatever language that is."""
+    found = _READ.findall("\n".join(map(source_of, cells)))
+    return list(dict.fromkeys(name.removesuffix("_FILE").lower() for name in found))
 
 
 def _parsed(source: str, lenient: bool) -> tuple[str, ast.Module]:
@@ -276,7 +308,9 @@ def _read(source: str, module: ast.Module, scope: Scope, secrets: set[str]) -> d
             if isinstance(value, ast.Constant) and value.value is None and not given.has("Any", "None"):
                 given = union([given, NONE])  # start: date = None
             new = _parameter(name, given, value, source, scope)
-            new = replace(new, help=told, inferred=not said, line=node.lineno, secret=new.secret or name in secrets)
+            new = replace(
+                new, help=told, inferred=not said, line=node.lineno, secret=new.secret or name.lower() in secrets
+            )
             found[name] = _merged(found[name], new) if name in found else new
             types[name] = found[name].kind
     return {name: _veiled(p) for name, p in found.items()}

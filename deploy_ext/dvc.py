@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .core import ContractViolated, InvalidRequest, TimedOut
+from .core import InvalidRequest, NotebookFailed, TimedOut
 from .records import FORMAT, Record, plain
 
 # %% auto #0
@@ -251,7 +251,7 @@ def _stopped(process: subprocess.Popen[str]) -> None:
 def pull(folder: str | Path, limit: float | None = None) -> str:
     """Fetch all data of the DVC repository around `folder`; what DVC told of it. limit: seconds that it may take.
 
-    Raises `InvalidRequest` without dvc or repository, `ContractViolated` when DVC fails, `TimedOut`."""
+    Raises `InvalidRequest` without dvc or repository, `NotebookFailed` when DVC fails, `TimedOut`."""
     place = repository(Path(os.path.abspath(folder)))
     if place is None:
         raise InvalidRequest(f"there is no DVC repository around {folder}. Leave out --dvc-pull, or run: dvc init")
@@ -272,5 +272,5 @@ def pull(folder: str | Path, limit: float | None = None) -> str:
         raise
     if process.returncode:
         why = f"killed by signal {-process.returncode}" if process.returncode < 0 else _words(errors or out)
-        raise ContractViolated(f"dvc pull failed, so nothing was run: {why} (in {place})", code=process.returncode)
+        raise NotebookFailed(f"dvc pull failed, so nothing was run: {why} (in {place})", code=process.returncode)
     return _words(out.strip().rpartition("\n")[2])

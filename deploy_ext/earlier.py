@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 from .cache import cacheable, changed, digest_of, environment
@@ -16,7 +17,7 @@ from deploy_ext.core import (
     project,
 )
 from .job import READS
-from .order import Order, prepared, tickets
+from .order import Order, prepared, put, tickets
 from .reads import Reads
 from .registry import Registry
 from .summary import Retrained
@@ -37,12 +38,15 @@ def key_of(order: Order) -> str:
     found = {name: path for name, path in files.items() if path and path.is_file()}
     ours = {"promote": order.promote, "kernel": order.kernel, "twice": order.twice}
     asked_for = {**order.parameters, **{f"{k} ": v for k, v in ours.items()}}
+    asked_for["cwd "] = os.path.relpath(order.cwd or os.getcwd(), project())  # where relative paths lead
     asked_for["best "] = (order.best or "").partition(":")[0]
     return digest_of(sources, asked_for, environment(), order.secrets, found)
 
 
 def earlier(order: Order, registry: Registry, key: str = "") -> Retrained | None:
-    """The summary of a job that this one would only repeat; None if there is none, or it cannot be known."""
+    """The summary of a job that this one would only repeat; None if there is none, or it cannot be known.
+
+    Its executed copy is put where this order wants its own."""
     here = (t for t in reversed(tickets()) if t.ended and t.key and t.order.notebook == order.notebook)
     for ticket in here:
         key = key or key_of(order)
@@ -53,7 +57,12 @@ def earlier(order: Order, registry: Registry, key: str = "") -> Retrained | None
         reads = Reads.from_dict(json.loads((ticket.folder / READS).read_text()))
         if cacheable(reads, registry.uri) or changed(reads, project()) or not _there(registry, summary.version):
             return None
-        return dataclasses.replace(summary, cached=True, ran=0)
+        copy = ticket.folder / "executed.ipynb"
+        if order.out and not copy.exists():
+            return None
+        if order.out:
+            put(copy.read_text(), order.out)
+        return dataclasses.replace(summary, cached=True, ran=0, executed=order.out or str(copy))
     return None
 
 

@@ -16,18 +16,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from .checkpoint import Saved
-from .core import DeployError, NotebookFailed, TimedOut, aside, write_atomic
+from .core import DeployError, InvalidRequest, NotebookFailed, TimedOut, aside, write_atomic
 from .effort import used
 from .reads import named
 from .replay import replay
-from .report import own_kernel
+from .report import own_kernel, spoken
 from .scrubber import Scrubber
-from .secret import PREFIX
+from .secret import PREFIX, refuse
 
 # %% auto #0
 __all__ = ['SHARE', 'ALLOWANCE', 'TRIAL', 'STATE', 'READS', 'DONE', 'title', 'Halt', 'Job', 'Watch', 'side_by_side', 'Stopped',
@@ -59,14 +59,23 @@ def title(cells: list[Any], index: int) -> str:
 class Halt:
     """Stops all jobs that it was given to, from another thread: their kernels are killed, their states stay.
 
-    threads: how many each kernel may use for numerical work, so that several do not get in each other's way."""
+    threads: how many each kernel may use for numerical work, so that several do not get in each other's way. On another
+    machine it begins anew: there it stops what runs there."""
 
     def __init__(self, threads: int | None = None) -> None:
-        self.asked, self.threads = False, threads
+        self.event, self.threads = threading.Event(), threads
         self.kernels: set[int] = set()
 
+    def __reduce__(self) -> tuple[type[Halt], tuple[int | None]]:
+        return Halt, (self.threads,)
+
+    @property
+    def asked(self) -> bool:
+        """Was it said that all is to stop?"""
+        return self.event.is_set()
+
     def __call__(self) -> None:
-        self.asked = True
+        self.event.set()
         for pid in list(self.kernels):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -87,8 +96,9 @@ class Halt:
 class Job:
     """A notebook that is to be run. Times are in seconds.
 
-    notebook: as nbformat reads it. out: where the executed copy goes, a path or an address that papermill can write to.
-    secrets: parameter -> value, bound in the kernel after the cell `bind`. environ: of the kernel, beside our own.
+    notebook: JSON data of nbformat 4. out: where the executed copy goes, a path or an address for papermill. secrets:
+    parameter -> value, bound in the kernel after the cell `bind`; in another language than Python they are in its
+    environment only. environ: of the kernel, beside our own.
     halt: what stops it together with others that run in threads; what they print is not shown. figure: a variable that
     is asked for at the end.
     """
@@ -115,15 +125,18 @@ class Job:
 
     @property
     def secret_environ(self) -> dict[str, str]:
-        """What a `Secret` that comes out of a checkpoint asks for in the kernel."""
+        """What a `Secret` that comes out of a checkpoint asks for in the kernel, and a notebook in another language."""
         return {f"{PREFIX}{name.upper()}": str(value) for name, value in self.secrets.items()}
+
+    @cached_property
+    def language(self) -> str:
+        """What its kernel speaks."""
+        return spoken(self.notebook["metadata"], self.kernel)
 
     @property
     def python(self) -> bool:
         """Is it a notebook in Python? Only there can we look into the kernel."""
-        about = self.notebook["metadata"]
-        spec = about.get("kernelspec", {})
-        return (spec.get("language") or about.get("language_info", {}).get("name") or "python") == "python"
+        return self.language == "python"
 
     @property
     def bind(self) -> int:
@@ -138,9 +151,14 @@ def _tags(cell: Any) -> set[str]:
 # %% ../nbs/43_job.ipynb #job-kernel-code
 @contextlib.contextmanager
 def _kernel(job: Job) -> Iterator[Any]:
-    """The manager of the job's kernel, which ends with the block."""
+    """The manager of the job's kernel, which is starting, and ends with the block."""
+    from jupyter_core.utils import run_sync
+
     named = job.kernel or job.notebook["metadata"].get("kernelspec", {}).get("name") or "python3"
+    environ = {**os.environ, **job.environ, **job.secret_environ}
     with own_kernel(Path(job.name), named) as manager:
+        words = ["--HistoryManager.hist_file=:memory:"] if manager.ipykernel else []
+        run_sync(manager.start_kernel)(extra_arguments=words, cwd=job.cwd or os.getcwd(), env=environ)
         yield manager
 
 
@@ -160,12 +178,23 @@ def _call(module: str, function: str, *arguments: Any) -> str:
     return f"__import__('deploy_ext.{module}', fromlist=['{function}']).{function}(get_ipython(){given})"
 
 # %% ../nbs/43_job.ipynb #job-watch-code
-SHARE = 0.1  # of the time that a job takes, for saving its state
-ALLOWANCE = 2.0  # seconds of it that no job is refused
+SHARE = 0.05  # of the time that a job takes, for saving its state
+ALLOWANCE = 1.0  # seconds of it that no job is refused
 TRIAL = "deploy-ext-trial"  # the tag of a cell that speaks %deploy, though the notebook may not have loaded it
 STATE = "state"  # the folder of checkpoints, in the job's
 READS = "reads.json"  # what the notebook has read
 DONE = "done.ipynb"  # the executed copy as it was at the last checkpoint
+
+
+def _inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """Secrets of other notebooks: the kernel has them in its environment, and a cell may print that."""
+    found: dict[str, str] = {}
+    for variable, value in environ.items():
+        if variable.startswith(PREFIX) and not variable.endswith("_FILE"):
+            with contextlib.suppress(InvalidRequest):  # too short to be hidden
+                refuse(value, variable)
+                found[variable.removeprefix(PREFIX).lower()] = value
+    return found
 
 
 @dataclass
@@ -179,9 +208,14 @@ class Watch:
     kept: int | None = None  # the cell after which the state was saved
     lost: str = ""  # what cannot be kept, and since which cell
     running: int = -1
+    stopped: bool = False
 
     def __post_init__(self) -> None:
-        self.scrubber = Scrubber(dict(self.job.secrets)) if self.job.secrets else None
+        secrets = {**_inherited(os.environ), **self.job.secrets}
+        self.scrubber = Scrubber(secrets) if secrets else None
+        if self.job.folder and not self.job.python:
+            told = f"no state is kept of a kernel that speaks {self.job.language}, only of Python's"
+            self.lost = f"{told}; a resumed job runs all cells again"
         self.first = self.job.first
         self.figures: dict[str, float] = {}
         self.used: tuple[float, float] | None = None  # seconds of processor time and MB, if the kernel lived to the end
@@ -245,7 +279,7 @@ class Watch:
                 self.figures[self.job.figure] = float(told)
 
     def _bind(self, client: Any) -> None:
-        for name, value in self.job.secrets.items():
+        for name, value in self.job.secrets.items() if self.job.python else ():
             made = f"__import__('deploy_ext.secret', fromlist=['Secret']).Secret({str(value)!r}, {name!r})"
             _ask(client, f"get_ipython().user_ns.__setitem__({name!r}, {made})")
 
@@ -307,7 +341,8 @@ def side_by_side() -> contextlib.AbstractContextManager[Any]:
 @lru_cache(maxsize=1)
 def _engine() -> str:
     """Make our engine known to papermill; its name."""
-    from nbclient.exceptions import CellExecutionError
+    from jupyter_core.utils import run_sync
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
@@ -335,6 +370,15 @@ def _engine() -> str:
 
     class Client(PapermillNotebookClient):
         """Runs the cells from the first that was not done."""
+
+        async def async_execute_cell(self, *args: Any, **told: Any) -> Any:
+            try:
+                return await super().async_execute_cell(*args, **told)
+            except DeadKernelError:
+                if not self.nb_man.watch.stopped:
+                    raise  # else nobody waits for the answer, and asyncio would show a traceback at the end
+
+        execute_cell = run_sync(async_execute_cell)
 
         def papermill_execute_cells(self) -> None:
             watch = self.nb_man.watch
@@ -366,12 +410,11 @@ def _engine() -> str:
             manager = Manager(nb, output_path=output_path, progress_bar=False)
             manager.watch = watch
             manager.notebook_start()
-            where = {"metadata": {"path": watch.job.cwd or os.getcwd()}}
-            places = {"stdout_file": out, "stderr_file": out, "resources": where}
+            shown = {"stdout_file": out, "stderr_file": out}
             limits = {"timeout_func": watch.limit, "startup_timeout": 120}
-            client = Client(manager, km=told["km"], kernel_name=kernel_name, **places, **limits)
+            client = Client(manager, km=told["km"], kernel_name=kernel_name, **shown, **limits)
             try:
-                client.execute(env={**os.environ, **watch.job.environ, **watch.job.secret_environ})
+                client.execute()
             finally:
                 manager.notebook_complete()
             return manager.nb
@@ -380,25 +423,41 @@ def _engine() -> str:
     return "deploy_ext"
 
 # %% ../nbs/43_job.ipynb #job-execute-code
+_AGAIN = 5.0  # seconds
+
+
 class Stopped(KeyboardInterrupt):
-    """Somebody sent SIGTERM. An event loop lets nothing else out of a callback, and the job would go on."""
+    """Somebody sent SIGTERM or pressed Ctrl-C; the text says which.
+
+    An event loop lets nothing else out of a callback, and the job would go on."""
+
+
+class _Stop:
+    """What is called on a signal."""
+
+    heard = -_AGAIN
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if (now := time.monotonic()) - self.heard >= _AGAIN:
+            self.heard = now
+            raise Stopped("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM raises `Stopped` in here, where this is the main thread."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise Stopped
-
-    if threading.current_thread() is not threading.main_thread():
+    """SIGTERM and Ctrl-C raise `Stopped` in here, where this is the main thread; once, if they come in a row."""
+    inside = isinstance(signal.getsignal(signal.SIGTERM), _Stop)
+    if inside or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    wanted = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) != signal.SIG_IGN]  # as after nohup
+    stop = _Stop()
+    before = {number: signal.signal(number, stop) for number in wanted}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -413,19 +472,21 @@ def _line(count: int | None, traceback: list[str]) -> str:
 
 def _failed(job: Job, error: Any) -> DeployError:
     """papermill's error as one of ours."""
-    told = (str(error.evalue).strip().splitlines() or [""])[0]
+    told = (str(error.evalue).strip().splitlines() or ["the kernel does not say why"])[0]
     place = f"cell {error.cell_index + 1}{_line(error.exec_count, error.traceback)}"
     ours = {kind.__name__: kind for kind in (DeployError, *DeployError.__subclasses__())}
     kind = ours.get(error.ename, NotebookFailed)
-    message = f"{job.name}, {place}: {'' if error.ename in ours else error.ename + ': '}{told}"
+    named = "it failed with " if not error.ename else "" if error.ename in ours else f"{error.ename}: "
+    message = f"{job.name}, {place}: {named}{told}"
     return kind(message, cell=error.cell_index, error=error.ename, source=error.source)
 
 
 def _ended(watch: Watch, error: BaseException) -> DeployError:
-    """What it means that papermill gave up: a limit of time, SIGTERM, a kernel that is gone or unknown, no space."""
-    job, place = watch.job, f"{watch.job.name}, cell {watch.running + 1}"
+    """What it means that papermill gave up: a limit of time, a signal, a kernel that is gone or unknown, no space."""
+    job, where = watch.job, f"cell {watch.running + 1}" if watch.running >= 0 else "before its first cell"
+    place = f"{job.name}, {where}"
     if isinstance(error, Stopped) or (job.halt and job.halt.asked):
-        return TimedOut(f"{place}: stopped by SIGTERM", cell=watch.running)
+        return TimedOut(f"{place}: stopped by {str(error) if watch.stopped else 'a signal'}", cell=watch.running)
     if isinstance(error, TimeoutError):
         over = (left := watch.left()) is not None and left <= 0
         told = "the time of the job is over" if over else f"it took longer than {job.cell_timeout:g} seconds"
@@ -436,28 +497,38 @@ def _ended(watch: Watch, error: BaseException) -> DeployError:
     return NotebookFailed(f"{place}: it could not be run ({type(error).__name__}: {told})", cell=watch.running)
 
 
+def _run(watch: Watch, manager: Any, live: _Live) -> None:
+    """Let papermill run the job's notebook in a kernel. Raises one of our errors for a cell that failed."""
+    import nbformat
+    from papermill import execute_notebook
+    from papermill.exceptions import PapermillExecutionError
+
+    job, named = watch.job, {"engine_name": _engine(), "km": manager, "kernel_name": manager.kernel_name}
+    shown = {"progress_bar": False, "stdout_file": live, "stderr_file": live, "watch": watch}
+    try:
+        execute_notebook(nbformat.v4.upgrade(nbformat.from_dict(job.notebook)), job.out, **named, **shown)
+    except PapermillExecutionError as e:
+        raise _failed(job, e) from None
+
+
 def execute(job: Job) -> Watch:
     """Run the notebook; who looked on. The executed copy is `job.out`, and `job.notebook` stays as it was.
 
     Raises `NotebookFailed` for a cell that failed or a kernel that died (with `retry` true when it may help to run it
-    again), `TimedOut` when a limit was reached or SIGTERM came, and our own errors that a cell raised as they are. All
-    of them have `watch`.
+    again), `TimedOut` when a limit was reached or somebody stopped it, and our own errors that a cell raised as they
+    are. All of them have `watch`.
     """
-    from papermill import execute_notebook
-    from papermill.exceptions import PapermillExecutionError
-
     watch = Watch(job)
     live = _Live(watch.scrubber, mute=job.halt is not None)
-    told = {"progress_bar": False, "stdout_file": live, "stderr_file": live, "watch": watch}
     try:
         with stoppable(), _kernel(job) as manager:
-            told |= {"km": manager, "kernel_name": manager.kernel_name}
             try:
-                execute_notebook(job.notebook, job.out, engine_name=_engine(), **told)
+                _run(watch, manager, live)
+            except Stopped:
+                watch.stopped = True
+                raise
             finally:
                 watch.used = used(getattr(manager.provisioner, "pid", None))
-    except PapermillExecutionError as e:
-        raise _with(watch, _failed(job, e)) from None
     except DeployError as e:
         raise _with(watch, e) from None
     except (Stopped, Exception) as e:  # of nbclient, of papermill's handlers, or of the disk

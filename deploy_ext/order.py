@@ -14,24 +14,25 @@ import re
 import secrets as random
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .core import InvalidRequest, digest, home, nearest, now, write_atomic
-from .declaration import declared
-from .given import given
+from .core import DeployError, InvalidRequest, digest, home, nearest, now, settings, write_atomic
+from .declaration import Parameter, declared
+from .given import Given, given
 from .job import TRIAL
 from .literals import plain
 from .parameters import bind, code, table
 from .records import Record
-from .secret import resolve
+from .report import spoken
+from .secret import PREFIX, resolve
 
 # %% auto #0
-__all__ = ['Order', 'load', 'fetched', 'prepared', 'Ticket', 'new_id', 'tickets', 'seen', 'ticket_of', 'alone', 'asked',
-           'described']
+__all__ = ['Order', 'load', 'fetched', 'put', 'prepared', 'Ticket', 'new_id', 'tickets', 'seen', 'ticket_of', 'alone',
+           'parameters_of', 'asked', 'described']
 
 # %% ../nbs/44_order.ipynb #order-order-code
 @dataclass(frozen=True, repr=False)
@@ -97,6 +98,19 @@ def fetched(address: str) -> str:
     from papermill.iorw import papermill_io
 
     return papermill_io.read(address)
+
+
+def put(text: str, address: str) -> None:
+    """Write `text` to a path, or to an address that papermill can write to. Raises `DeployError`."""
+    try:
+        if "://" not in address:
+            write_atomic(address, text)
+            return
+        from papermill.iorw import papermill_io
+
+        papermill_io.write(text, address)
+    except Exception as e:  # of the disk, or of any handler of papermill
+        raise DeployError(f"--out {address} cannot be written: {' '.join(str(e).split())[:200]}") from e
 
 
 def _tagged(cells: list[Any], tag: str) -> int:
@@ -223,6 +237,33 @@ def alone(what: str, on_overlap: str) -> Iterator[bool]:
         yield True
 
 # %% ../nbs/44_order.ipynb #order-asked-code
+def parameters_of(book: Mapping[str, Any], lenient: bool = False, kernel: str | None = None) -> tuple[Parameter, ...]:
+    """The parameters of a notebook; those that the settings name are secrets. kernel: the one that it is run in."""
+    return declared(book, lenient, settings().secrets, spoken(book["metadata"], kernel))
+
+
+def _in_python(book: Mapping[str, Any], known: Sequence[Parameter], more: Mapping[str, Any]) -> bool:
+    """Is the notebook in Python? Raises `InvalidRequest` when it is not, and then cannot do what is asked."""
+    language = spoken(book["metadata"], more.get("kernel"))
+    if language == "python":
+        return True
+    if more.get("data"):
+        told = f"--data asks the kernel to judge the candidate, and this notebook is in {language}"
+        raise InvalidRequest(f"{told}. Leave it out, and let a cell run: deploy-ext validate MODEL --data DATA")
+    text = "\n".join(c["source"] for c in book["cells"] if c["cell_type"] == "code")
+    for name in settings().secrets:
+        if name.lower() not in {p.name for p in known} and re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE):
+            told = f"'{name}' is a secret by the settings, and a notebook in {language} is given none as a variable"
+            raise InvalidRequest(f"{told}. Let it read {PREFIX}{name.upper()} from its environment.", name=name)
+    return False
+
+
+def _never_shown(given_: Mapping[str, Given], known: Sequence[Parameter]) -> list[Parameter]:
+    """Names that the settings call secret and a lenient job would write into the notebook, as nothing declares them."""
+    secret, there = {name.lower() for name in settings().secrets}, {p.name for p in known}
+    return [Parameter(n, "Secret", secret=True) for n in given_ if n.lower() in secret and n not in there]
+
+
 def asked(
     notebook: str, values: Any, file: Path | None, lenient: bool, run: Mapping[str, Any] = {}, **more: Any
 ) -> Order:
@@ -230,13 +271,16 @@ def asked(
 
     Raises `InvalidRequest` with every fault."""
     book = load(notebook)
-    known = declared(book, lenient)
-    found = bind(known, given(values, file, os.environ) | given(run), lenient)
+    known = parameters_of(book, lenient, more.get("kernel"))
+    loose = not _in_python(book, known, more) or lenient
+    said = given(values, file, os.environ) | given(run)
+    found = bind([*known, *(_never_shown(said, known) if loose else ())], said, loose)
     secrets = tuple(p.name for p in known if p.secret)
     for name in secrets:
         resolve(name, os.environ)  # what is missing is told now, and not by the kernel
     more["out"] = _place(more.get("out"), found)
-    return Order(notebook, _injected(book, known, found), plain(found), secrets, **more)
+    _there(more["out"], more.get("cwd"))
+    return Order(notebook, _injected(book, known, found, more.get("kernel")), plain(found), secrets, **more)
 
 
 def _place(out: str | None, values: Mapping[str, Any]) -> str | None:
@@ -252,20 +296,38 @@ def _place(out: str | None, values: Mapping[str, Any]) -> str | None:
         raise InvalidRequest(f"--out {out}: {e}. In braces stand names of parameters that are given with -p.") from e
 
 
-def _injected(book: Any, known: Any, values: Mapping[str, Any]) -> str:
+def _there(out: str | None, cwd: str | None) -> None:
+    """Raise `InvalidRequest` for places that are no good, before a kernel is started for them."""
+    if cwd and not Path(cwd).is_dir():
+        raise InvalidRequest(f"--cwd {cwd}: there is no such folder.")
+    if not out or "://" in out:
+        return
+    if Path(out).is_dir():
+        raise InvalidRequest(f"--out {out}: this is a folder. Type {Path(out) / 'executed.ipynb'}")
+    if not (folder := Path(out).absolute().parent).is_dir():
+        raise InvalidRequest(f"--out {out}: there is no folder for it. Make it: mkdir -p {shlex.quote(str(folder))}")
+
+
+def _injected(book: Any, known: Any, values: Mapping[str, Any], kernel: str | None) -> str:
     """The source of the cell that gives the parameters their values; "" when there are none."""
-    if not values:
-        return ""
-    about = book["metadata"]
-    language = about.get("kernelspec", {}).get("language") or about.get("language_info", {}).get("name") or "python"
-    if language == "python":
-        return code(known, values)
+    language = spoken(book["metadata"], kernel)
+    if not values or language == "python":
+        return code(known, values) if values else ""
     from papermill.translators import papermill_translators
 
-    translator = papermill_translators.find_translator(about.get("kernelspec", {}).get("name"), language)
-    return translator.codify(dict(values), "Parameters")
+    name = kernel or book["metadata"].get("kernelspec", {}).get("name")
+    try:
+        return papermill_translators.find_translator(name, language).codify(dict(values), "Parameters")
+    except Exception as e:  # a language that it does not know, or a value of a type that it cannot write there
+        told = f"papermill cannot write parameters in {language}: {' '.join(str(e).split())}"
+        raise InvalidRequest(f"{told}. Give none, or texts and numbers only.") from e
 
 
 def described(notebook: str) -> str:
     """The parameters of a notebook as help shows them."""
-    return repr(table(declared(load(notebook))))
+    book = load(notebook)
+    language, known = spoken(book["metadata"]), parameters_of(book)
+    if language == "python":
+        return repr(table(known))
+    told = f"The notebook is in {language}: its parameters cannot be listed, and -p gives any name a value."
+    return "\n\n".join([told, *([repr(table(known))] if known else [])])

@@ -8,6 +8,7 @@ __all__ = ['SHORT', 'FORMAT', 'ModelRef', 'cell', 'text_table', 'html_table', 'p
 
 # %% ../nbs/01_records.ipynb #records-imports
 import dataclasses
+import functools
 import html
 import json
 import re
@@ -155,9 +156,15 @@ class Record:
             raise InvalidRequest(
                 f"a {cls.__name__} of format {data['format']}, this version reads {FORMAT}. Upgrade deploy_ext."
             )
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)
         known = {f.name for f in dataclasses.fields(typing.cast(Any, cls))}
         return cls(**{k: _revive(hints[k], v) for k, v in data.items() if k in known})
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of the fields of a record."""
+    return typing.get_type_hints(kind)
 
 
 def _revive(hint: Any, value: Any) -> Any:

@@ -35,8 +35,8 @@ from .records import Endpoint, ModelRef
 from .registry import Registry
 
 # %% auto #0
-__all__ = ['SESSION', 'STYLE', 'NOTEBOOK', 'T', 'MODEL_CARD', 'own_kernel', 'fill', 'to_html', 'furnish', 'on_visit', 'write',
-           'serve']
+__all__ = ['SESSION', 'STYLE', 'NOTEBOOK', 'T', 'MODEL_CARD', 'own_kernel', 'spoken', 'fill', 'rehearse', 'to_html', 'furnish',
+           'on_visit', 'write', 'serve']
 
 # %% ../nbs/42_report.ipynb #report-own-kernel-code
 SESSION = "JPY_SESSION_NAME"
@@ -74,6 +74,22 @@ def own_kernel(notebook: Path, kernel: str = "python3") -> Iterator[Any]:
                 client.stop_channels()  # nbclient leaves open what it asked a manager for that is not its own
             if manager.has_kernel:
                 run_sync(manager.shutdown_kernel)(now=True)
+
+# %% ../nbs/42_report.ipynb #report-spoken-code
+def spoken(metadata: Mapping[str, Any], kernel: str | None = None) -> str:
+    """The language of a notebook with these metadata, in small letters. kernel: the one to run it in instead."""
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    spec = metadata.get("kernelspec") or {}
+    told = spec.get("language") or (metadata.get("language_info") or {}).get("name")
+    name = kernel or spec.get("name") or "python3"
+    if name == "python3":
+        told = told if kernel is None and told else "python"
+    elif kernel or not told:
+        with contextlib.suppress(NoSuchKernel):
+            told = KernelSpecManager().get_kernel_spec(name).language or told
+    found = str(told or "python").lower()
+    return "python" if found == "ipython" else found
 
 # %% ../nbs/42_report.ipynb #report-fill-code
 def fill(template: Path, parameters: Mapping[str, Any], out: Path) -> Path:
@@ -170,15 +186,28 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
+def _body(notebook: Any, code: bool) -> str:
+    """The cells of a notebook as HTML."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(template_name="basic", exclude_input=not code, exclude_input_prompt=True)
+    exporter.exclude_output_prompt = exporter.exclude_anchor_links = True
+    return exporter.from_notebook_node(notebook)[0]
+
+
+def rehearse() -> None:
+    """Make a page of nothing: the first in a process waits for imports, templates and grammars, the next do not."""
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    _body(new_notebook(cells=[new_code_cell("1")]), code=True)
+
+
 def to_html(notebook: Path, out: Path, code: bool = False) -> Path:
     """Write the executed `notebook` to `out` as one HTML file that fetches nothing, with its `code` or without."""
     import nbformat
-    from nbconvert import HTMLExporter
 
     shown = nbformat.read(notebook, as_version=4)
-    exporter = HTMLExporter(template_name="basic", exclude_input=not code, exclude_input_prompt=True)
-    exporter.exclude_output_prompt = exporter.exclude_anchor_links = True
-    body, _ = exporter.from_notebook_node(shown)
+    body = _body(shown, code)
     about = shown.metadata.get("papermill", {}).get("parameters", {}).values()
     title = html.escape(": ".join(map(str, [shown.metadata.get("title", notebook.stem), *about])))
     try:

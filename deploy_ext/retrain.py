@@ -13,9 +13,11 @@ import json
 import os
 import platform
 import shutil
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from deploy_ext.core import (
     DeployError,
     GateFailed,
     InvalidRequest,
+    NotebookFailed,
     TimedOut,
     aside,
     digest,
@@ -34,24 +37,23 @@ from deploy_ext.core import (
     whoami,
     write_atomic,
 )
-from .declaration import declared
 from .dvc import TRACKED, pull, repository, to_json
 from .earlier import key_of
 from .job import DONE, READS, STATE, Halt, Stopped, stoppable, title
 from .junit import job_junit
-from .order import Order, Ticket, alone, fetched, load, new_id, prepared
+from .order import Order, Ticket, alone, fetched, load, new_id, parameters_of, prepared, seen
 from .parameters import table
 from .reads import Reads
 from .records import Verdict, Version
 from .registry import CHAMPION, Registry
-from .report import to_html
+from .report import rehearse, to_html
 from .reproducible import differences, first_cell
 from .runs import Run, adopt, begin, made_by, resume
 from .summary import BY_CODE, Retrained
 
 # %% auto #0
-__all__ = ['Promote', 'planned', 'pulled', 'opened', 'run_of', 'candidate', 'made_again', 'measured', 'settle', 'failed',
-           'carry_out', 'keep']
+__all__ = ['Promote', 'NOTHING', 'planned', 'Before', 'pulled', 'opened', 'run_of', 'candidate', 'made_again', 'measured',
+           'settle', 'failed', 'carry_out', 'written', 'keep']
 
 # %% ../nbs/47_retrain.ipynb #retrain-plan-code
 def planned(order: Order, dvc_pull: bool = False) -> Retrained:
@@ -64,24 +66,35 @@ def planned(order: Order, dvc_pull: bool = False) -> Retrained:
     if order.promote:
         steps.append("promote it if its gates let it")
     told = "\n".join(f"{n}. {step}" for n, step in enumerate(steps, 1))
-    known = declared(load(order.notebook))
+    known = [
+        p for p in parameters_of(load(order.notebook), True, order.kernel) if not p.secret or p.name in order.secrets
+    ]
     notes = (repr(table(known, order.parameters)), f"It would:\n{told}") if known else (f"It would:\n{told}",)
     return Retrained("-", "planned", order.notebook, order.parameters, cells=cells, notes=notes)
 
 # %% ../nbs/47_retrain.ipynb #retrain-pulled-code
-def pulled(order: Order) -> tuple[float, str]:
-    """Let DVC fetch the data around the notebook, or else the project; the seconds that it took, and its words.
+@dataclass(frozen=True)
+class Before:
+    """What was done before the notebook: the seconds that it took, what is told of it, the error that it ended with."""
 
-    Raises as `pull`; nothing was run then."""
+    seconds: float = 0.0
+    told: str = ""
+    error: DeployError | None = None
+
+
+def pulled(order: Order) -> Before:
+    """Let DVC fetch the data around the notebook, or else the project. Raises `InvalidRequest` when there is no DVC."""
     near, began = Path(order.notebook).absolute().parent, time.monotonic()
     place = near if repository(near) else project()
     try:
         with stoppable(), alone(f"dvc pull in {place}", "wait"):  # DVC itself gives up after three seconds
             aside(f"dvc pull in {place}\n")
             told = pull(place, order.timeout and max(order.timeout - (time.monotonic() - began), 0))
-    except Stopped:
-        raise TimedOut("dvc pull was stopped by SIGTERM; nothing was run") from None
-    return time.monotonic() - began, f"dvc pull: {told}"
+    except Stopped as e:
+        return Before(time.monotonic() - began, error=TimedOut(f"dvc pull was stopped by {e}; nothing was run"))
+    except (NotebookFailed, TimedOut) as e:
+        return Before(time.monotonic() - began, error=e)
+    return Before(time.monotonic() - began, f"dvc pull: {told}")
 
 # %% ../nbs/47_retrain.ipynb #retrain-begin-code
 def opened(order: Order, sweep: str = "", name: str = "") -> Ticket:
@@ -112,7 +125,15 @@ def run_of(ticket: Ticket, registry: Registry, parent: str = "") -> Run:
         installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
         texts = {"environment.txt": "\n".join(dict.fromkeys(installed)) + "\n", "diff.patch": state.diff}
         run.keep({name: text for name, text in texts.items() if text})
-        importlib.import_module("nbconvert")  # for the page at the end
+    return run
+
+
+def _beside(running: threading.Event, ticket: Ticket, registry: Registry, parent: str) -> Run:
+    """The run, begun when the kernel has something to do; then the page at the end is rehearsed."""
+    running.wait()
+    run = run_of(ticket, registry, parent)
+    if not parent:
+        rehearse()
     return run
 
 # %% ../nbs/47_retrain.ipynb #retrain-candidate-code
@@ -129,17 +150,20 @@ def candidate(registry: Registry, ticket: Ticket) -> Version | None:
 # %% ../nbs/47_retrain.ipynb #retrain-twice-code
 def made_again(course: Course, version: Version | None, registry: Registry) -> None:
     """Run the job a second time. Raises `GateFailed` with what is not the same, and where it begins to differ."""
-    ticket, one = course.ticket, course.ticket.folder / "executed.ipynb"
+    ticket = course.ticket
+    one = ticket.order.out or str(ticket.folder / "executed.ipynb")
     again = dataclasses.replace(ticket.order, twice=False, promote=False, out=None)
     second = opened(again, sweep=ticket.id, name=new_id(again.notebook))
     figures = course.figures | measured(version and version.verdict)
     done = carry_out(second, registry, _nobody, Halt(), course.run.result().id)
+    if done.outcome == "timed out" and "stopped by" in done.told:  # by a signal, which says nothing about the model
+        raise TimedOut(f"the second time: {done.told}")
     if done.exit_code not in (0, 3):
         raise GateFailed(f"not reproducible: it ended well once, and the second time it {done.outcome}: {done.told}")
     versions = [v for v in (version, done.version and registry.version(done.version)) if v]
     bundles = [open_bundle(registry.download(v), v.bundle) for v in versions]
     found = differences((figures, done.figures), (bundles[0], bundles[1]) if len(bundles) == 2 else None)
-    cells = [load(str(path))["cells"] for path in (one, second.folder / "executed.ipynb")]
+    cells = [load(path)["cells"] for path in (one, str(second.folder / "executed.ipynb"))]
     where = first_cell(*cells)
     place = f"cell {where + 1} ({title(cells[0], where)})" if where is not None else ""
     if not found and (bundles or not place):
@@ -161,6 +185,7 @@ def _nobody(version: Version, gates: Path | None, reason: str) -> Version:
 
 # %% ../nbs/47_retrain.ipynb #retrain-carry-out-code
 Promote = Callable[[Version, Path | None, str], Version]
+NOTHING = Before()
 
 
 def settle(order: Order, version: Version | None, registry: Registry, promote: Promote, why: str) -> dict[str, Any]:
@@ -182,9 +207,20 @@ def settle(order: Order, version: Version | None, registry: Registry, promote: P
             return {**told, "outcome": "promoted", "champion": str(version)}
     except DeployError as e:
         return {**told, **failed(e)}
+    except Stopped as e:
+        return {**told, **_half_way(registry, version, str(e))}
     if version.verdict and not version.verdict.passed:
         return {**told, "outcome": "refused", "told": f"{version} failed its gates"}
     return {**told, "outcome": "done"}
+
+
+def _half_way(registry: Registry, version: Version, stopped: str) -> dict[str, Any]:
+    """What the summary says of a promotion that was stopped: all of it was done, or all was taken back."""
+    champion = registry.aliases(version.name).get(CHAMPION)
+    if champion == version.version:
+        return {"outcome": "promoted", "champion": str(version)}
+    was = f"{version.name}/{champion} is champion as before" if champion else "there is no champion, as before"
+    return failed(TimedOut(f"stopped by {stopped} before {version} was promoted: {was}"))
 
 
 def failed(error: DeployError) -> dict[str, Any]:
@@ -192,10 +228,13 @@ def failed(error: DeployError) -> dict[str, Any]:
     return {"outcome": BY_CODE.get(error.exit_code, "failed"), "told": str(error), "error": error}
 
 
-def _outcome(course: Course, registry: Registry, promote: Promote) -> dict[str, Any]:
+def _outcome(course: Course, registry: Registry, promote: Promote, before: Before) -> dict[str, Any]:
     """Run the notebook and do what was asked with what it made; what the summary says of it."""
     ticket = course.ticket
     try:
+        if before.error:
+            course.cells = sum(c["cell_type"] == "code" for c in prepared(ticket.order)["cells"])
+            raise before.error
         attempt_all(course)
         version = candidate(registry, ticket)
         if ticket.order.twice:
@@ -203,6 +242,8 @@ def _outcome(course: Course, registry: Registry, promote: Promote) -> dict[str, 
         return settle(ticket.order, version, registry, promote, f"job {ticket.id}")
     except DeployError as e:
         return failed(e)
+    except Stopped as e:
+        return failed(TimedOut(f"stopped by {e} when no cell was running"))
 
 
 def carry_out(
@@ -211,28 +252,27 @@ def carry_out(
     promote: Promote,
     halt: Halt | None = None,
     parent: str = "",
-    before: tuple[float, str] = (0.0, ""),
+    before: Before = NOTHING,
 ) -> Retrained:
     """Run the job of a ticket to its end; the summary. Errors of the job are in it, they are not raised.
 
     halt, parent: of a trial, which shows nothing by itself: what stops it together with others, and their MLflow run.
-    before: seconds of its time that are over already, and what was done in them.
+    before: what was done already, in the time of the job; when that has failed, the notebook is not run.
     """
-    with ThreadPoolExecutor(1) as beside:
-        course = Course(ticket, beside.submit(run_of, ticket, registry, parent), halt, time.monotonic() - before[0])
-        course.notes += [before[1]] if before[1] else []
-        found = _outcome(course, registry, promote)
+    with stoppable(), ThreadPoolExecutor(1) as beside:
+        course = Course(ticket, halt, time.monotonic() - before.seconds)
+        course.run = beside.submit(_beside, course.running, ticket, registry, parent)
+        course.notes += [before.told] if before.told else []
+        try:
+            found = _outcome(course, registry, promote, before)
+        finally:
+            course.running.set()  # there may have been no first cell
         return _finished(course, registry, found)
 
 
 def _finished(course: Course, registry: Registry, found: dict[str, Any]) -> Retrained:
     """The summary, kept and shown wherever somebody looks for it."""
     error, ticket, order = found.pop("error", None), course.ticket, course.ticket.order
-    run, trouble = None, ()
-    try:
-        run = course.run.result()
-    except DeployError as e:
-        trouble = (f"There is no MLflow run of it: {e}",)
     course.figures |= measured(found.get("verdict"))
     cost = course.cost()
     summary = Retrained(
@@ -245,26 +285,45 @@ def _finished(course: Course, registry: Registry, found: dict[str, Any]) -> Retr
         seconds=time.monotonic() - course.began,
         attempts=course.attempts,
         folder=str(ticket.folder),
-        executed=order.out or str(ticket.folder / "executed.ipynb"),
-        run=run.id if run else "",
-        notes=(*course.notes, *trouble, *_next(ticket, found["outcome"])),
+        executed=(order.out or str(ticket.folder / "executed.ipynb")) if course.attempts else "",
+        run=ticket.run,
+        notes=(*course.notes, *_next(ticket, found["outcome"], course.attempts == 0)),
         cost=cost,
         **found,
     )
-    keep(summary, dataclasses.replace(ticket, run=summary.run), _cells(order, ticket, error))
+    cases, run, trouble = _cells(order, ticket, error) if course.attempts else _pull(summary), None, ()
+    if not course.run.done():  # whoever stopped it may not wait for MLflow
+        written(summary, ticket, cases)
+    try:
+        run = course.run.result()
+    except DeployError as e:
+        trouble = (f"Its MLflow run could not be filled: {e}",)
+    summary = dataclasses.replace(
+        summary, run=run.id if run else (seen(ticket.id) or ticket).run, notes=(*summary.notes, *trouble)
+    )
+    keep(summary, dataclasses.replace(ticket, run=summary.run), cases)
     texts, trouble = _texts(ticket, summary, course.halt is None)
     try:
         if run:
             _record(run, registry, summary, texts)
-    except DeployError as e:
-        trouble += (f"The MLflow run was not completed: {e}",)
-    return dataclasses.replace(summary, notes=(*summary.notes, *trouble))
+    except (DeployError, Stopped) as e:
+        told = f"stopped by {e}" if isinstance(e, Stopped) else e
+        trouble += (f"The MLflow run was not completed: {told}",)
+    if trouble:
+        summary = dataclasses.replace(summary, notes=(*summary.notes, *trouble))
+        written(summary, ticket, cases)
+    return summary
 
 
-def _next(ticket: Ticket, outcome: str) -> tuple[str, ...]:
+def _pull(summary: Retrained) -> list[tuple[str, float, str, str]]:
+    """What JUnit is told of a job whose notebook was not run."""
+    return [("dvc pull", summary.seconds, "failed", summary.told)]
+
+
+def _next(ticket: Ticket, outcome: str, pull: bool) -> tuple[str, ...]:
     """What to type after a job that did not get to its end."""
     if outcome in ("failed", "timed out") and not ticket.sweep:
-        return (f"Go on where it ended: retrain --resume {ticket.id}",)
+        return (f"Go on with it: retrain --resume {ticket.id}{' --dvc-pull' if pull else ''}",)
     return ()
 
 
@@ -274,7 +333,9 @@ def _cells(order: Order, ticket: Ticket, error: DeployError | None) -> list[tupl
     if order.out:
         with contextlib.suppress(Exception):  # of any handler of papermill; it may never have been written
             write_atomic(executed, fetched(order.out), mode=0o600)
-    cells = load(str(executed))["cells"] if executed.exists() else []
+    cells: list[Any] = []
+    with contextlib.suppress(InvalidRequest):  # there is none, or it was cut off
+        cells = load(str(executed))["cells"]
     cells = [c for c in cells if "papermill-error-cell-tag" not in c["metadata"].get("tags", [])]  # papermill adds two
     found = []
     for i, c in enumerate(cells):
@@ -289,15 +350,32 @@ def _cells(order: Order, ticket: Ticket, error: DeployError | None) -> list[tupl
     return found
 
 
-def keep(summary: Any, ticket: Ticket, cases: list[tuple[str, float, str, str]]) -> None:
-    """Write a summary to the folder of its job and, unless it is a trial, to the page of GitHub Actions."""
-    ended = summary.outcome not in ("failed", "timed out")
+@contextlib.contextmanager
+def _written(ticket: Ticket) -> Iterator[None]:
+    """Tell of a full disk with what was done, and how to go on when there is space."""
+    try:
+        yield
+    except OSError as e:
+        told = f"{e.filename or ticket.folder} cannot be written: {e.strerror or e}. What was done until then is kept"
+        again = f"Free some space, then go on: retrain --resume {ticket.sweep or ticket.id}"
+        raise NotebookFailed(f"{told}. {again}") from e
+
+
+def written(summary: Any, ticket: Ticket, cases: list[tuple[str, float, str, str]]) -> None:
+    """Write a summary to the folder of its job."""
     texts = {"summary.json": summary.to_json(), "summary.txt": repr(summary) + "\n"}
     texts["junit.xml"] = job_junit(summary.notebook, cases, summary.verdict)
-    for name, text in texts.items():
-        write_atomic(ticket.folder / name, text, mode=0o600)
-    dataclasses.replace(ticket, ended=ended).keep()
-    if ended:  # nobody goes on with it, and variables are large
+    with _written(ticket):
+        for name, text in texts.items():
+            write_atomic(ticket.folder / name, text, mode=0o600)
+
+
+def keep(summary: Any, ticket: Ticket, cases: list[tuple[str, float, str, str]]) -> None:
+    """Write a summary for good: to the folder of its job and, unless it is a trial, to the page of GitHub Actions."""
+    written(summary, ticket, cases)
+    with _written(ticket):
+        dataclasses.replace(ticket, ended=summary.ended).keep()
+    if summary.ended:  # nobody goes on with it, and variables are large
         (ticket.folder / DONE).unlink(missing_ok=True)
         shutil.rmtree(ticket.folder / STATE, ignore_errors=True)
     if not ticket.sweep and (page := os.environ.get("GITHUB_STEP_SUMMARY")):
@@ -311,7 +389,7 @@ def _texts(ticket: Ticket, summary: Retrained, paged: bool) -> tuple[dict[str, s
     try:
         if paged and (folder / "executed.ipynb").exists():
             to_html(folder / "executed.ipynb", folder / "executed.html", code=True)
-    except DeployError as e:
+    except (DeployError, OSError) as e:
         trouble = (f"There is no page of it: {e}",)
     names = ("summary.json", "summary.txt", "junit.xml", "executed.ipynb", "executed.html", READS)
     texts = {name: (folder / name).read_text() for name in names if (folder / name).exists()}

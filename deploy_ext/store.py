@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import re
+import secrets
 import shlex
 import ssl
 import threading
@@ -26,8 +27,8 @@ from urllib.request import url2pathname
 from .core import DeployError, InvalidRequest, Settings, home
 
 # %% auto #0
-__all__ = ['TAG', 'META', 'tracking_uri', 'shown', 'quiet', 'NotThere', 'AlreadyThere', 'explained', 'no_answer', 'busy',
-           'answers', 'in_place', 'Store', 'experiment', 'own', 'fetch', 'erase']
+__all__ = ['TAG', 'META', 'tracking_uri', 'shown', 'quiet', 'NotThere', 'AlreadyThere', 'NoAnswer', 'explained', 'no_answer',
+           'busy', 'answers', 'in_place', 'Store', 'experiment', 'own', 'fetch', 'erase']
 
 # %% ../nbs/11_store.ipynb #store-where-code
 def tracking_uri(uri: str | None, settings: Settings) -> str:
@@ -52,7 +53,11 @@ _ENFORCED = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-_PREFERRED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
+_PREFERRED = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+}
 _LOGGERS = ("mlflow", "alembic", "urllib3.connectionpool")
 _lock = threading.RLock()
 _inside: list[tuple[dict[str, str | None], dict[str, int]]] = []  # what to restore, once for each that is inside
@@ -101,6 +106,10 @@ class AlreadyThere(InvalidRequest):
     """MLflow has such a thing already."""
 
 
+class NoAnswer(DeployError):
+    """The MLflow server is down, or does not answer in time; it may be there again later."""
+
+
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 _EXISTS = ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS")
 _REFUSED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
@@ -132,7 +141,7 @@ def explained(error: Exception, uri: str, doing: str) -> DeployError:
 
 def no_answer(uri: str, why: str) -> DeployError:
     """The error for a server that is down."""
-    return DeployError(
+    return NoAnswer(
         f"the MLflow server {shown(uri)} does not answer ({why[:200]}). Start it, or set "
         "DEPLOY_EXT_TRACKING_URI to another; without any setting the project's own .deploy/mlflow.db is used.",
         uri=uri,
@@ -148,10 +157,13 @@ def busy(error: Exception) -> bool:
     return any(word.lower() in str(error).lower() for word in _BUSY)
 
 # %% ../nbs/11_store.ipynb #store-open-code
-def answers(uri: str) -> None:
-    """Raise a `DeployError` if no HTTP server answers at `uri` within five seconds."""
+_SILENCE, _PATIENCE = 10.0, 20.0  # seconds
+
+
+def answers(uri: str, patience: float = 5.0) -> None:
+    """Raise `NoAnswer` if no HTTP server answers at `uri` within `patience` seconds."""
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=patience).close()
     except urllib.error.HTTPError:
         return
     except (OSError, ValueError) as e:
@@ -180,8 +192,9 @@ def _made(path: Path) -> None:
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
+    for left in path.parent.glob(f"{path.name}.new-*"):
+        left.unlink()
+    new = path.with_name(f"{path.name}.new-{secrets.token_hex(4)}")  # MLflow keeps connections to one that has failed
     SqlAlchemyStore(f"sqlite:///{new}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)._dispose_engine()
     os.replace(new, path)
 
@@ -207,7 +220,7 @@ class Store:
     """One MLflow database or server. Every call works or raises a `DeployError` with a sentence."""
 
     def __init__(self, uri: str, artifacts: str | None = None):
-        self.uri, self.artifacts = uri, artifacts
+        self.uri, self.artifacts, self.heard = uri, artifacts, 0.0
 
     @cached_property
     def client(self) -> Any:
@@ -220,7 +233,14 @@ class Store:
             client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         if self.artifacts:
             in_place(client, self.artifacts)
+        self.heard = time.monotonic()
         return client
+
+    def awake(self) -> None:
+        """Raise `NoAnswer` if a server that was silent for a while answers no more: MLflow would wait for minutes."""
+        known = "client" in self.__dict__ and self.uri.startswith(("http://", "https://"))
+        if known and time.monotonic() - self.heard > _SILENCE:
+            answers(self.uri, _PATIENCE)
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """The client's `method`, tried again while another writer is in the way.
@@ -228,9 +248,12 @@ class Store:
         Raises `NotThere`, `AlreadyThere`, or another `DeployError` that says what to do."""
         doing = method.replace("_", " ")
         with quiet():
+            self.awake()
             for pause in (*_PAUSES, None):
                 try:
-                    return getattr(self.client, method)(*args, **kwargs)
+                    answer = getattr(self.client, method)(*args, **kwargs)
+                    self.heard = time.monotonic()
+                    return answer
                 except DeployError:
                     raise
                 except Exception as e:

@@ -12,7 +12,7 @@ from .effort import Effort
 from .records import Record, Verdict, cell
 
 # %% auto #0
-__all__ = ['CODES', 'BY_CODE', 'Retrained', 'escaped']
+__all__ = ['CODES', 'BY_CODE', 'Outcome', 'Retrained', 'escaped']
 
 # %% ../nbs/44_summary.ipynb #summary-record-code
 CODES = {
@@ -29,8 +29,40 @@ CODES = {
 BY_CODE = {code_: outcome for outcome, code_ in CODES.items() if code_}
 
 
+class Outcome(Record):
+    """What jobs and sweeps have in common: an outcome with its code, and perhaps a verdict that is shown below it."""
+
+    outcome: str
+    verdict: Verdict | None
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line ends with."""
+        return CODES[self.outcome]
+
+    @property
+    def passed(self) -> bool:
+        """Did it do all that was asked?"""
+        return self.exit_code == 0
+
+    @property
+    def ended(self) -> bool:
+        """Is there nothing left to go on with?"""
+        return self.outcome not in ("failed", "timed out")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data; `exit_code` is written too."""
+        return {**super().to_dict(), "exit_code": self.exit_code}
+
+    def __repr__(self) -> str:
+        return "\n\n".join([super().__repr__(), *([repr(self.verdict)] if self.verdict else [])])
+
+    def _repr_html_(self) -> str:
+        return super()._repr_html_() + (self.verdict._repr_html_() if self.verdict else "")
+
+
 @dataclass(frozen=True, repr=False)
-class Retrained(Record):
+class Retrained(Outcome):
     """A job and how it went. cells: how many the notebook has; ran: how many of them ran now."""
 
     job: str
@@ -53,20 +85,6 @@ class Retrained(Record):
     notes: tuple[str, ...] = ()
     cost: Effort | None = None
 
-    @property
-    def exit_code(self) -> int:
-        """What the command line ends with."""
-        return CODES[self.outcome]
-
-    @property
-    def passed(self) -> bool:
-        """Did it do all that was asked?"""
-        return self.exit_code == 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data; `exit_code` is written too."""
-        return {**super().to_dict(), "exit_code": self.exit_code}
-
     def _title(self) -> str:
         return f"{self.notebook}: {self.outcome}{f': {self.told}' if self.told else ''}"
 
@@ -88,13 +106,6 @@ class Retrained(Record):
 
     def _notes(self) -> str:
         return "\n".join(self.notes)
-
-    def __repr__(self) -> str:
-        shown = [super().__repr__()]
-        return "\n\n".join(shown + ([repr(self.verdict)] if self.verdict else []))
-
-    def _repr_html_(self) -> str:
-        return super()._repr_html_() + (self.verdict._repr_html_() if self.verdict else "")
 
     def markdown(self) -> str:
         """As the summary of a step in GitHub Actions."""

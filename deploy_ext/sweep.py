@@ -11,28 +11,30 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .cluster import Engine, chosen
 from .core import DeployError, InvalidRequest, TimedOut, in_kernel, progress, write_atomic
-from .declaration import declared
 from .earlier import earlier
 from .job import Halt, Stopped, side_by_side, stoppable
-from .order import Order, Ticket, asked, load, new_id, seen
+from .order import Order, Ticket, asked, load, new_id, parameters_of, seen
 from .parameters import grid
 from .records import Record, Version
 from .registry import Registry
-from .retrain import Promote, carry_out, failed, keep, opened, run_of, settle
+from .report import spoken
+from .retrain import NOTHING, Before, Promote, carry_out, failed, keep, opened, run_of, settle
 from .runs import Run
 from .search import Goal, Listed, Search, Studied, Tries, combinations, from_file, goal
+from .secret import PREFIX, resolve
 from .summary import Retrained
 from .swept import Swept, as_csv, figure, said, table, winner
 
 # %% auto #0
-__all__ = ['PLAN', 'Try', 'Plan', 'searched', 'planned_sweep', 'order_of', 'nobody', 'trial', 'swept_plan', 'under_way', 'begun',
-           'plan_of', 'carry_out_sweep']
+__all__ = ['PLAN', 'Try', 'Plan', 'searched', 'planned_sweep', 'order_of', 'secrets_of', 'nobody', 'trial', 'swept_plan',
+           'under_way', 'begun', 'plan_of', 'carry_out_sweep']
 
 # %% ../nbs/48_sweep.ipynb #sweep-plan-code
 PLAN = "sweep.json"
@@ -40,15 +42,23 @@ PLAN = "sweep.json"
 
 @dataclass(frozen=True, repr=False)
 class Plan(Record):
-    """A sweep as it was asked for. given: the values that all trials have. orders: of all trials, if they are known."""
+    """A sweep as it was asked for. given: the values that all trials have. orders: of all trials, if they are known.
+
+    jobs: how many at a time; None: as many as the engine thinks right. on: the engine, as it was typed."""
 
     search: Search
     given: tuple[str, ...] = ()
     file: str | None = None
     lenient: bool = False
-    jobs: int = 1
+    jobs: int | None = None
     force: bool = False
     orders: tuple[Order, ...] = ()
+    on: str = "local"
+
+    @property
+    def count(self) -> int:
+        """How many trials there will be."""
+        return self.search.runs or len(self.orders)
 
 
 def searched(sweep: Path | None, gridded: bool, values: tuple[str, ...]) -> tuple[Search, tuple[str, ...]] | None:
@@ -67,9 +77,13 @@ def searched(sweep: Path | None, gridded: bool, values: tuple[str, ...]) -> tupl
 def planned_sweep(notebook: str, found: tuple[Search, tuple[str, ...]], plan: Plan, **more: Any) -> tuple[Order, Plan]:
     """What the trials have in common, and the plan. Raises `InvalidRequest` with every fault, before anything runs."""
     search, values = found
-    if plan.jobs < 1:
+    chosen(plan.on)
+    if plan.jobs is not None and plan.jobs < 1:
         raise InvalidRequest(f"--jobs {plan.jobs}: at least one job runs at a time.")
-    known = declared(load(notebook), plan.lenient)
+    book = load(notebook)
+    if (language := spoken(book["metadata"], more.get("kernel"))) != "python":
+        raise InvalidRequest(f"a sweep needs parameters that can be read, and this notebook is in {language}.")
+    known = parameters_of(book, plan.lenient)
     if more.get("twice"):
         raise InvalidRequest("--check-reproducible is for one job: check the best trial by itself.")
     if more.get("promote") and not more.get("best"):
@@ -98,6 +112,12 @@ def order_of(notebook: str, plan: Plan, run: dict[str, Any], **more: Any) -> Ord
     file = plan.file and Path(plan.file)
     return asked(notebook, plan.given, file or None, plan.lenient, run, **{**more, "promote": False})
 
+
+def secrets_of(order: Order, plan: Plan) -> dict[str, str]:
+    """The notebook's secrets as a trial on another machine looks for them."""
+    names = (p.name for p in parameters_of(load(order.notebook), plan.lenient) if p.secret)
+    return {PREFIX + name.upper(): str.__str__(resolve(name, os.environ)) for name in names}
+
 # %% ../nbs/48_sweep.ipynb #sweep-trial-code
 def nobody(version: Version, gates: Path | None, reason: str) -> Version:
     """A trial promotes nothing."""
@@ -106,6 +126,7 @@ def nobody(version: Version, gates: Path | None, reason: str) -> Version:
 
 def trial(ticket: Ticket, parent: str, force: bool, halt: Halt) -> Retrained:
     """Run one trial to its end, go on where it was killed, or answer it from an earlier job that did the same."""
+    ticket = seen(ticket.id) or ticket  # another node may have had it before
     done = ticket.folder / "summary.json"
     if ticket.ended and done.exists():
         return Retrained.from_dict(json.loads(done.read_text()))
@@ -118,8 +139,8 @@ def trial(ticket: Ticket, parent: str, force: bool, halt: Halt) -> Retrained:
 def swept_plan(order: Order, plan: Plan) -> Swept:
     """What a sweep would do, without anything happening."""
     trials = [Retrained("-", "planned", one.notebook, one.parameters) for one in plan.orders]
-    count = plan.search.runs or len(trials)
-    notes = [f"It would run {count} trials, {plan.jobs} at a time"]
+    at_once = plan.jobs or (1 if plan.on == "local" else "as many as it has CPUs")
+    notes = [f"It would run {plan.count} trials{'' if plan.on == 'local' else f' on {plan.on}'}, {at_once} at a time"]
     if order.best:
         way = "greatest" if goal(order.best).greater else "smallest"
         notes.append(f"and take the one with the {way} {goal(order.best).name}")
@@ -154,7 +175,7 @@ class _Sweep:
     ticket: Ticket
     plan: Plan
     run: Run
-    pool: Executor
+    workers: Engine
     halt: Halt
     ended: dict[int, Retrained] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
@@ -164,10 +185,15 @@ class _Sweep:
         said = self.ticket.order.best
         return goal(said) if said else None
 
+    @property
+    def trials(self) -> tuple[Retrained, ...]:
+        """Those that have ended, by their numbers."""
+        return tuple(self.ended[n] for n in sorted(self.ended))
+
     def tries(self) -> Tries:
         """What chooses the values."""
         if self.best and self.plan.search.method == "optuna":
-            known = declared(load(self.ticket.order.notebook), self.plan.lenient)
+            known = parameters_of(load(self.ticket.order.notebook), self.plan.lenient)
             return Studied(self.plan.search, known, self.best, self.ticket.folder / "study.log")
         return Listed({"order": order} for order in self.plan.orders)
 
@@ -177,7 +203,7 @@ class _Sweep:
         ticket = seen(name)
         if ticket is None:
             ticket = opened(self._order(values), sweep=self.ticket.id, name=name)
-        return self.pool.submit(trial, ticket, self.run.id, self.plan.force, self.halt)
+        return self.workers.pool.submit(trial, ticket, self.run.id, self.plan.force, self.halt)
 
     def _order(self, values: dict[str, Any]) -> Order:
         common = self.ticket.order
@@ -188,18 +214,16 @@ class _Sweep:
             del more[name]
         return order_of(common.notebook, self.plan, values, **more)
 
-    def go(self) -> None:
+    def go(self, bar: Callable[..., None]) -> None:
         """Run all trials, and tell of each."""
-        count = self.plan.search.runs or len(self.plan.orders)
-        plainly = not sys.stderr.isatty() and not in_kernel()
-        with progress(f"sweep {Path(self.ticket.order.notebook).name}", count) as bar:
-            bar(f"{self.plan.jobs} at a time")
-            for number, summary in under_way(self.tries(), self.begin, self.plan.jobs, self.best):
-                self.ended[number] = summary
-                told = f"{len(self.ended)} of {count}: {said(number, summary, self.best)}"
-                bar(told)
-                if plainly:
-                    sys.stderr.write(f"[{time.monotonic() - self.began:6.1f} s] {told}\n")
+        count, plainly = self.plan.count, not sys.stderr.isatty() and not in_kernel()
+        bar(f"{self.workers.jobs} at a time", 0)
+        for number, summary in under_way(self.tries(), self.begin, self.workers.jobs, self.best):
+            self.ended[number] = summary
+            told = f"{len(self.ended)} of {count}: {said(number, summary, self.best)}"
+            bar(told)
+            if plainly:
+                sys.stderr.write(f"[{time.monotonic() - self.began:6.1f} s] {told}\n")
 
 # %% ../nbs/48_sweep.ipynb #sweep-end-code
 def begun(order: Order, plan: Plan) -> Ticket:
@@ -232,33 +256,36 @@ def _settled(sweep: _Sweep, trials: tuple[Retrained, ...], registry: Registry, p
     return {**notes, "winner": chosen, **found}
 
 
-def carry_out_sweep(ticket: Ticket, plan: Plan, registry: Registry, promote: Promote) -> Swept:
-    """Run all trials of a sweep, or those that had not ended, and do what was asked with the best; the summary."""
-    run = run_of(ticket, registry)
-    halt = Halt(threads=max(1, (os.cpu_count() or 1) // plan.jobs))
-    with stoppable(), side_by_side(), ThreadPoolExecutor(plan.jobs) as pool:
-        sweep = _Sweep(dataclasses.replace(ticket, run=run.id), plan, run, pool, halt)
+def carry_out_sweep(
+    ticket: Ticket, plan: Plan, registry: Registry, promote: Promote, workers: Engine, before: Before = NOTHING
+) -> Swept:
+    """Run all trials of a sweep, or those that had not ended, and do what was asked with the best; the summary.
+
+    before: what was done already; when that has failed, no trial is run."""
+    halt = Halt(workers.threads)
+    with stoppable(), side_by_side(), progress(f"sweep {Path(ticket.order.notebook).name}", plan.count) as bar:
+        bar("its MLflow run", 0)
+        run = run_of(ticket, registry)
+        sweep = _Sweep(dataclasses.replace(ticket, run=run.id), plan, run, workers, halt)
         try:
-            sweep.go()
-            trials = tuple(sweep.ended[n] for n in sorted(sweep.ended))
-            found = _settled(sweep, trials, registry, promote)
-        except (Stopped, KeyboardInterrupt):
-            halt()
-            trials = tuple(sweep.ended[n] for n in sorted(sweep.ended))
-            found = failed(TimedOut(f"stopped after {len(trials)} trials"))
+            if before.error:
+                raise before.error
+            sweep.go(bar)
+            found = _settled(sweep, sweep.trials, registry, promote)
+        except Stopped as e:
+            found = failed(TimedOut(f"stopped by {e} after {len(sweep.ended)} trials"))
         except DeployError as e:
-            halt()
-            trials = tuple(sweep.ended[n] for n in sorted(sweep.ended))
             found = failed(e)
-    return _finished(sweep, trials, found)
+        finally:
+            halt()  # what still runs, when something else than a trial has failed
+            workers.pool.shutdown(cancel_futures=True)  # before it is told where to go on
+    return _finished(sweep, sweep.trials, found)
 
 
 def _finished(sweep: _Sweep, trials: tuple[Retrained, ...], found: dict[str, Any]) -> Swept:
     """The summary, kept wherever somebody looks for it."""
-    found.pop("error", None)
+    error = found.pop("error", None)
     ticket, notes = sweep.ticket, found.pop("notes", ())
-    if found["outcome"] in ("failed", "timed out"):
-        notes += (f"Go on with the trials that did not end: retrain --resume {ticket.id}",)
     swept = Swept(
         job=ticket.id,
         notebook=ticket.order.notebook,
@@ -270,11 +297,14 @@ def _finished(sweep: _Sweep, trials: tuple[Retrained, ...], found: dict[str, Any
         notes=notes,
         **found,
     )
+    if not swept.ended:
+        notes += (f"Go on with the trials that did not end: retrain --resume {ticket.id}",)
+        swept = dataclasses.replace(swept, notes=notes)
     cases = [
         (said(n, t, sweep.best), t.seconds, "failed" if t.exit_code > 3 else "done", t.told)
         for n, t in enumerate(trials)
     ]
-    keep(swept, ticket, cases)
+    keep(swept, ticket, cases or [("sweep", swept.seconds, "failed", str(error))])
     try:
         names = ("summary.json", "summary.txt", "junit.xml")
         texts = {name: (ticket.folder / name).read_text() for name in names}

@@ -13,16 +13,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .records import Record, Verdict, cell
+from .records import Verdict, cell
 from .search import Goal, goal
-from .summary import CODES, Retrained, escaped
+from .summary import Outcome, Retrained, escaped
 
 # %% auto #0
 __all__ = ['Swept', 'table', 'as_csv', 'figure', 'winner', 'said']
 
 # %% ../nbs/45_swept.ipynb #swept-record-code
 @dataclass(frozen=True, repr=False)
-class Swept(Record):
+class Swept(Outcome):
     """A sweep and how it went. winner: the number of the best trial; verdict, version: of that one."""
 
     job: str
@@ -41,18 +41,9 @@ class Swept(Record):
     notes: tuple[str, ...] = ()
 
     @property
-    def exit_code(self) -> int:
-        """What the command line ends with."""
-        return CODES[self.outcome]
-
-    @property
-    def passed(self) -> bool:
-        """Did it do all that was asked?"""
-        return self.exit_code == 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data; `exit_code` is written too."""
-        return {**super().to_dict(), "exit_code": self.exit_code}
+    def ended(self) -> bool:
+        """Is there nothing left to go on with? A sweep that found its best may have trials that failed."""
+        return super().ended and all(trial.ended for trial in self.trials)
 
     def _title(self) -> str:
         failed = sum(t.exit_code > 3 for t in self.trials)
@@ -68,12 +59,6 @@ class Swept(Record):
         known = {"job": self.job, "version": self.version, "champion": self.champion, "MLflow run": self.run}
         told = ", ".join(f"{what} {v}" for what, v in known.items() if v)
         return "\n".join([f"{told}, took {self.seconds:.1f} s", *self.notes])
-
-    def __repr__(self) -> str:
-        return "\n\n".join([super().__repr__(), *([repr(self.verdict)] if self.verdict else [])])
-
-    def _repr_html_(self) -> str:
-        return super()._repr_html_() + (self.verdict._repr_html_() if self.verdict else "")
 
     def markdown(self) -> str:
         """As the summary of a step in GitHub Actions."""

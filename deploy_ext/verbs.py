@@ -29,6 +29,7 @@ from .bundle import Bundle, open_bundle
 from .capture import data_digest, git, notebook, reload
 from .card import card
 from .checkup import delivery, examine
+from .cluster import chosen
 from .contract import Contract, infer
 from deploy_ext.core import (
     DeployError,
@@ -491,7 +492,8 @@ def retrain(
     check_reproducible: Annotated[bool, Arg("run it twice, and refuse it if it does not make the same again")] = False,
     grid: Annotated[bool, Arg("values with commas are a grid: one job for each combination")] = False,
     sweep: Annotated[Path | None, Arg("a sweep from a yml file: a grid, random draws or optuna", "file")] = None,
-    jobs: Annotated[int, Arg("of a sweep: how many run at a time")] = 1,
+    jobs: Annotated[int | None, Arg("of a sweep: how many run at a time; 1, or as a cluster has CPUs")] = None,
+    on: Annotated[str | None, Arg("of a sweep: where it runs: local, ray, dask, or ray=10.0.0.1:6379")] = None,
     best: Annotated[str | None, Arg("of a sweep: its best has most roc_auc, or least with loss:min")] = None,
     out: Annotated[str | None, Arg("where the executed copy goes: a path, or an address as papermill takes it")] = None,
     kernel: Annotated[str | None, Arg("the kernel to run it in, instead of the one that the notebook names")] = None,
@@ -509,7 +511,8 @@ def retrain(
 ) -> Retrained | Swept:
     """Run a notebook as a job: with parameters, a state on disk after each cell, and what it made judged and promoted.
 
-    Several values of a parameter make a sweep of such jobs. Limits of time are those of one job.
+    Several values of a parameter make a sweep of such jobs. Limits of time are those of one job. The nodes of a
+    cluster share the project folder, where a job whose node died goes on at another.
     Returns the summary, whose outcome is the exit code: 0 promoted or nothing asked, 3 gates refused, 4 contract
     violated, 5 a cell failed, 6 an endpoint failed, 7 timed out. Raises `InvalidRequest` for what cannot be begun.
     """
@@ -523,6 +526,7 @@ def retrain(
     plan, tried, ticket = None, searched(sweep, grid, parameters), ticket_of(resume) if resume else None
     if ticket:
         order, plan = ticket.order, plan_of(ticket)
+        plan = plan and dataclasses.replace(plan, on=on or plan.on, jobs=jobs or plan.jobs)
     else:
         words = {"data": data, "target": target, "gates": gates and str(gates.absolute()), "model": model}
         limits = {"timeout": seconds(timeout, "--timeout"), "cell_timeout": seconds(cell_timeout, "--cell-timeout")}
@@ -530,10 +534,12 @@ def retrain(
         places = {"out": out, "kernel": kernel, "cwd": cwd, "promote": promote, "retries": retries, "backoff": pause}
         told = {**words, **limits, **places, "best": best, "twice": check_reproducible}
         if tried:
-            plan = Plan(tried[0], file=file and str(file), lenient=lenient, jobs=jobs, force=force)
+            plan = Plan(tried[0], file=file and str(file), lenient=lenient, jobs=jobs, force=force, on=on or "local")
             order, plan = planned_sweep(str(notebook), tried, plan, **told)
         else:
             order = asked(str(notebook), parameters, file, lenient, **told)
+    if on and plan is None:
+        raise InvalidRequest("--on is for sweeps, and this is one job. Type -p depth=3,6 --grid, or leave --on out.")
     if dry_run:
         return swept_plan(order, plan) if plan else planned(order, dvc_pull)
     manner = Manner(on_overlap, force, dvc_pull)
@@ -662,7 +668,7 @@ def _ask(endpoint: Endpoint, contract: Contract, part: Any) -> Any:
     return pd.DataFrame({"prediction": said, **chances, "version": found.version}, index=part.index)
 
 
-def _to_files(name: str, order: dict[str, Any], files: list[tuple[Path, Path]], out: Path) -> Scoring:
+def _to_files(name: str, order: dict[str, Any], files: list[tuple[Path, Path]], out: Path, on: str) -> Scoring:
     """Score files by a version of the registry, each into its own."""
     registry = _registry()
     version = registry.version(name)
@@ -670,7 +676,7 @@ def _to_files(name: str, order: dict[str, Any], files: list[tuple[Path, Path]], 
     folder = str(registry.download(version))
     told = Order(folder, version.name, version.version, version.bundle, **order)
     with progress(f"predict {version}", megabytes(files)) as step:
-        return score_files(told, files, out, step)
+        return score_files(told, files, out, step, on)
 
 
 @verb
@@ -680,20 +686,23 @@ def predict(
     out: Annotated[Path | None, Arg("score files of any size without an endpoint, into this folder", "file")] = None,
     keep: Annotated[tuple[str, ...], Arg("with --out: columns to hand on, as id,day or none; all by default")] = (),
     on_fault: Annotated[str, Arg("with --out, for rows that break the contract: fail, or mark (say why)")] = "fail",
+    on: Annotated[str, Arg("with --out, where files are scored: local, ray, dask, or ray=10.0.0.1:6379")] = "local",
 ) -> Any:
     """Ask a running endpoint over HTTP: a frame with the data's index, the prediction, probabilities, and the version.
 
     With `out` a version of the registry scores Parquet and CSV files in streams, each into a Parquet file of the same
     name; said again, it goes on where it was broken off. Of a model of several labels, a prediction is the list of
     those that hold. Raises `ContractViolated` with the faults of the rows, `EndpointFailed` when nobody answers.
+    On a cluster, nodes share the folders of the project, of the data, and `out`.
     """
     import pandas as pd
 
     if out is not None:
         pick(FAULTS, on_fault, f"--on-fault: '{on_fault}' is none.")
-        return _to_files(name, {"keep": columns(keep), "on_fault": on_fault}, pairs(words_of(data), out), Path(out))
-    if keep or on_fault != "fail":
-        raise InvalidRequest("--keep and --on-fault are for answers in files. Name a folder for them: --out scored/")
+        chosen(on)
+        return _to_files(name, {"keep": columns(keep), "on_fault": on_fault}, pairs(words_of(data), out), Path(out), on)
+    if keep or on_fault != "fail" or on != "local":
+        raise InvalidRequest("--keep, --on-fault and --on are for answers in files. Name their folder: --out scored/")
     ref = ModelRef.parse(name)
     (endpoint,) = targets.status(_called(ref))
     contract = targets.serves(endpoint.name, settings().http_timeout).contract

@@ -10,15 +10,17 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .core import DeployError, InvalidRequest, settings
+from .cluster import engine
+from .core import DeployError, InvalidRequest, TimedOut, settings
 from .earlier import earlier
+from .job import Stopped, stoppable
 from .notify import check, notice, send
 from .order import Order, Ticket, alone, ticket_of
 from .registry import Registry
-from .retrain import Promote, carry_out, opened, pulled
+from .retrain import NOTHING, Promote, carry_out, opened, pulled
 from .runs import outcome_before
 from .summary import Retrained
-from .sweep import Plan, begun, carry_out_sweep
+from .sweep import Plan, begun, carry_out_sweep, secrets_of
 from .swept import Swept
 
 # %% auto #0
@@ -63,9 +65,21 @@ class Manner:
 
 def work(order: Order, plan: Plan | None, ticket: Ticket | None, promote: Promote, manner: Manner) -> Retrained | Swept:
     """Carry out an order, or go on with a ticket that did not end. Raises `InvalidRequest` for what cannot begin."""
-    with alone(order.model or order.notebook, manner.on_overlap) as free:
+    with stoppable():
+        try:
+            return _alone(order, plan, ticket, promote, manner)
+        except Stopped as e:  # a job that had begun tells of it itself
+            raise TimedOut(f"stopped by {e} when no cell was running. If a job began: retrain --resume last") from None
+
+
+def _alone(
+    order: Order, plan: Plan | None, ticket: Ticket | None, promote: Promote, manner: Manner
+) -> Retrained | Swept:
+    """Carry it out when no other one of its like is under way."""
+    what = order.model or order.notebook
+    with alone(what, manner.on_overlap) as free:
         if not free:
-            return Retrained("-", "skipped", order.notebook, order.parameters, f"a job of {order.model} is running")
+            return Retrained("-", "skipped", order.notebook, order.parameters, f"a job of {what} is running")
         if ticket and ticket_of(ticket.id).ended:
             raise InvalidRequest(f"{ticket.id} has ended, perhaps while this one waited. Run its notebook again.")
         return _announced(order, ticket, lambda: _done(order, plan, ticket, promote, manner))
@@ -75,9 +89,10 @@ def _done(
     order: Order, plan: Plan | None, ticket: Ticket | None, promote: Promote, manner: Manner
 ) -> Retrained | Swept:
     """Run it, or answer it from an earlier job."""
-    registry, before = Registry(), pulled(order) if manner.dvc_pull else (0.0, "")
+    registry, before = Registry(), pulled(order) if manner.dvc_pull else NOTHING
     if plan:
-        return carry_out_sweep(ticket or begun(order, plan), plan, registry, promote)
-    if not (ticket or manner.force) and (done := earlier(order, registry)):
-        return dataclasses.replace(done, notes=(*filter(None, before[1:]), *done.notes))
+        with engine(plan.on, plan.jobs, secrets_of(order, plan)) as workers:  # before anything is begun
+            return carry_out_sweep(ticket or begun(order, plan), plan, registry, promote, workers, before)
+    if not (ticket or manner.force or before.error) and (done := earlier(order, registry)):
+        return dataclasses.replace(done, notes=(*filter(None, [before.told]), *done.notes))
     return carry_out(ticket or opened(order), registry, promote, before=before)

@@ -665,7 +665,7 @@ def test_the_sentence_in_a_shell(story: Path, capsys: pytest.CaptureFixture[str]
     for words, expected, sentence in [
         (files, 2, "one at a time is answered here. To score files, name a folder for the answers: --out"),
         ([*files, "--keep", "id"], 2, "one at a time"),
-        (["big/1.parquet", "--keep", "id"], 2, "--keep and --on-fault are for answers in files"),
+        (["big/1.parquet", "--keep", "id"], 2, "--keep, --on-fault and --on are for answers in files"),
         (["big/3*.parquet", "--out", "scored"], 2, "no data file in 'big/3*.parquet'"),
         (["big", "--out", "big"], 2, "holds the data itself"),
         (["big", "--out", "scored", "--on-fault", "skip"], 2, "--on-fault: 'skip' is none"),

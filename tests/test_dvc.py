@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from jobs import notebook, outputs, resumed, retrain, started
@@ -18,12 +19,14 @@ from sklearn.linear_model import LogisticRegression
 from stories import until
 
 import deploy_ext
-from deploy_ext.core import ContractViolated, InvalidRequest, TimedOut
+from deploy_ext.core import InvalidRequest
 from deploy_ext.dvc import Tracked, tracked
 from deploy_ext.inputs import read_data
 from deploy_ext.lineage import Lineage
 from deploy_ext.order import tickets
 from deploy_ext.registry import Registry
+from deploy_ext.summary import Retrained
+from deploy_ext.swept import Swept
 
 PYTHON = sys.executable
 DVC = str(Path(PYTHON).with_name("dvc"))
@@ -173,30 +176,76 @@ def test_registered_by_hand_and_committed_afterwards(repo: Path) -> None:
 # what dvc pull may do
 
 
-def test_what_cannot_be_fetched_is_a_sentence(repo: Path, apart: Path) -> None:
+def told_everywhere(job: Retrained | Swept, *words: str) -> None:
+    """The summary of a job whose data could not be fetched stands wherever somebody looks for it."""
+    for word in words:
+        assert word in job.told and word in Path(job.folder, "summary.txt").read_text()
+        (case,) = ElementTree.parse(Path(job.folder, "junit.xml")).iter("testcase")
+        assert word in str(case[0].get("message")) + str(case[0].text), ElementTree.tostring(case)
+    run = Registry().store.call("get_run", job.run)
+    assert run.info.status in ("FAILED", "KILLED") and run.data.tags["deploy_ext.outcome"] == job.outcome
+
+
+def test_what_cannot_be_fetched_is_a_job_that_failed(repo: Path, apart: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(apart / "step.md"))
     book = notebook(repo / "train.ipynb", "open('ran', 'w')")
     keep("data/flights.csv", flights(20), push=False)
     forget("data/flights.csv")
-    with pytest.raises(ContractViolated, match=r"dvc pull failed, so nothing was run: .*data/flights.csv"):
-        retrain(book, dvc_pull=True)
+    job = retrain(book, dvc_pull=True, out="copy.ipynb")
+    assert (job.outcome, job.exit_code, job.ran, job.cells, job.executed) == ("failed", 5, 0, 2, ""), job
+    assert job.told.startswith("dvc pull failed, so nothing was run: ")
+    told_everywhere(job, "dvc pull failed", "data/flights.csv")
+    assert "dvc pull failed" in (apart / "step.md").read_text()
+    assert f"retrain --resume {job.job} --dvc-pull" in job.notes[-1]
     run(DVC, "remote", "add", "-q", "-d", "-f", "store", "https://ada:s3same@127.0.0.1:9/x")
-    with pytest.raises(ContractViolated) as failed:
-        retrain(book, dvc_pull=True)
-    assert "s3same" not in str(failed.value) and "s3same" not in repr(failed.value.data)
-    assert tickets() == [] and not Path("ran").exists()
-    job = started(repo, "train.ipynb", "--dvc-pull")
-    out, err = job.communicate(timeout=60)
-    assert job.returncode == 4 and "dvc pull failed" in err and "Traceback" not in err and "s3same" not in out + err
+    private = retrain(book, dvc_pull=True)
+    assert private.outcome == "failed" and "s3same" not in repr(private) + json.dumps(private.to_dict())
+    process = started(repo, "train.ipynb", "--dvc-pull", "--json")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 5 and "Traceback" not in err and "s3same" not in out + err
+    assert "dvc pull failed" in json.loads(out)["told"] and not Path("ran").exists() and not Path("copy.ipynb").exists()
     plan = retrain(book, dvc_pull=True, dry_run=True)
     assert "1. dvc pull" in repr(plan)
+
+
+def test_a_job_whose_data_came_late_goes_on(repo: Path) -> None:
+    book = notebook(repo / "train.ipynb", "print('rows', len(open('data/flights.csv').readlines()))")
+    keep("data/flights.csv", flights(20), push=False)
+    stored = Path(".dvc/cache").rename(".dvc/gone")
+    Path("data/flights.csv").unlink()
+    failed = retrain(book, dvc_pull=True)
+    assert failed.outcome == "failed"
+    stored.rename(".dvc/cache")
+    again = resumed("last", dvc_pull=True)
+    assert (again.job, again.outcome) == (failed.job, "done") and "rows 21" in outputs(again), again
+
+
+def test_an_older_copy_is_not_taken_for_that_of_a_job_that_did_not_run(repo: Path) -> None:
+    book = notebook(repo / "train.ipynb", "x = 1")
+    assert retrain(book, out="copy.ipynb").outcome == "done"
+    keep("data/flights.csv", flights(20), push=False)
+    forget("data/flights.csv")
+    job = retrain(book, "months=4", dvc_pull=True, out="copy.ipynb")
+    assert job.outcome == "failed" and not Path(job.folder, "executed.ipynb").exists()
+    told_everywhere(job, "data/flights.csv")
+
+
+def test_a_sweep_whose_data_cannot_be_fetched_runs_no_trial(repo: Path) -> None:
+    book = notebook(repo / "train.ipynb", "open('ran', 'w')")
+    keep("data/flights.csv", flights(20), push=False)
+    forget("data/flights.csv")
+    swept = deploy_ext.retrain(book, ("months=3,4",), grid=True, dvc_pull=True)
+    assert isinstance(swept, Swept) and (swept.outcome, swept.exit_code, swept.trials) == ("failed", 5, ())
+    told_everywhere(swept, "dvc pull failed", "data/flights.csv")
+    assert not Path("ran").exists()
 
 
 def test_changes_that_are_not_kept_are_not_written_over(repo: Path) -> None:
     book = notebook(repo / "train.ipynb", "x = 1")
     keep("data/flights.csv", flights(20))
     write(Path("data/flights.csv"), flights(3))
-    with pytest.raises(ContractViolated, match="unsaved"):
-        retrain(book, dvc_pull=True)
+    job = retrain(book, dvc_pull=True)
+    assert job.outcome == "failed" and "unsaved" in job.told
     assert Path("data/flights.csv").read_text() == flights(3)
 
 
@@ -235,20 +284,21 @@ def slow(tmp_path: Path, apart: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_time_of_the_job_is_also_that_of_dvc(slow: Path) -> None:
     book = notebook(slow.parent / "train.ipynb", "x = 1")
-    with pytest.raises(TimedOut, match="the time of the job"):
-        retrain(book, dvc_pull=True, timeout="1s")
-    assert not alive(int(slow.read_text())) and tickets() == []
+    job = retrain(book, dvc_pull=True, timeout="1s")
+    assert (job.outcome, job.exit_code, job.ran) == ("timed out", 7, 0)
+    told_everywhere(job, "was not done within 1 seconds, the time of the job")
+    assert not alive(int(slow.read_text()))
 
 
 def test_sigterm_ends_dvc_too(slow: Path) -> None:
     notebook(slow.parent / "train.ipynb", "x = 1")
     code = "import sys; from deploy_ext.cli import main; sys.executable = '/nowhere/python'; sys.exit(main())"
     command = [PYTHON, "-c", code, "retrain", "train.ipynb", "--dvc-pull"]
-    job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until(lambda: slow.exists() and bool(slow.read_text()))
     job.send_signal(signal.SIGTERM)
-    _, err = job.communicate(timeout=60)
-    assert job.returncode == 7 and "SIGTERM" in err, err
+    out, err = job.communicate(timeout=60)
+    assert job.returncode == 7 and "timed out: dvc pull was stopped by SIGTERM" in out and "Traceback" not in err, err
     assert not alive(int(slow.read_text()))
 
 

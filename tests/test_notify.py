@@ -441,3 +441,11 @@ def test_apprise_is_not_imported_by_who_does_not_use_it() -> None:
     code = "import sys, deploy_ext.verbs, deploy_ext.notify; sys.exit('apprise' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert notify.LIMIT <= 10  # Kubernetes gives 30 seconds between SIGTERM and SIGKILL
+
+
+def test_data_that_could_not_be_fetched_is_told_of(tmp_path: Path, ear: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    (tmp_path / ".dvc").mkdir()  # no repository that DVC takes for one
+    job = retrain(notebook(tmp_path / "train.ipynb", "x = 1"), dvc_pull=True)
+    assert job.outcome == "failed" and "dvc pull failed" in job.told
+    assert ear.titles == ["retrain train.ipynb: failed"] and "exit code 5" in ear.heard[0]["message"], ear.heard

@@ -23,7 +23,7 @@ from papermill.cli import _resolve_type
 from papermill.translators import PythonTranslator
 
 from deploy_ext.core import InvalidRequest
-from deploy_ext.declaration import Parameter, declared
+from deploy_ext.declaration import HIDDEN, Parameter, declared
 from deploy_ext.given import Given, given
 from deploy_ext.literals import Member, guess, plain
 from deploy_ext.parameters import bind, code, grid, table
@@ -206,9 +206,34 @@ def test_secrets(source: str) -> None:
 
 
 def test_settings_can_name_secrets() -> None:
-    (p,) = declared(notebook("token = 'abc'"), secrets=["token"])
-    assert p.secret
-    assert p.default == "***"
+    for source in ("token = 'abc'", "token = None", "token: str = ''", "token, _ = 'abc', 1"):
+        p = declared(notebook(source), secrets=["TOKEN"])[0]
+        assert p.secret and p.shown_type == "Secret" and p.shown_default in (HIDDEN, "None")
+
+
+@pytest.mark.parametrize(
+    ("sources", "taken"),
+    [
+        (["read(token)"], True),
+        (["token = token or ask()"], True),
+        (["token = ask()", "read(token)"], False),
+        (["for token in words:\n    print(token)"], False),
+        (["[token for token in words]"], False),
+        (["def f(token):\n    return token", "f(1)"], False),
+        (["def f():\n    return token"], True),
+        (["from tokens import token\ntoken()"], False),
+        (["!curl -u ada:{token} db"], True),
+        (["%%bash\necho $token"], False),
+        (["f'{token}'"], True),
+        (["x = (1", "read(token)"], True),
+        (["'token'  # token"], False),
+    ],
+)
+def test_a_secret_that_nothing_declares_is_taken_where_it_is_read(sources: list[str], taken: bool) -> None:
+    cells = [{"cell_type": "code", "metadata": {}, "source": source} for source in sources]
+    found = declared({"cells": cells}, True, ["token"])
+    assert [p.name for p in found if p.secret] == (["token"] if taken else [])
+    assert declared({"cells": cells}, False, ["token"]) == ()
 
 
 def test_defaults() -> None:

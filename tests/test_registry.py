@@ -611,8 +611,9 @@ def test_a_database_that_was_killed_while_it_was_made_is_made_again(tmp_path: Pa
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     made = f"from deploy_ext.store import Store; Store({uri!r}).call('search_experiments')"
     process = subprocess.Popen([sys.executable, "-c", made], cwd=tmp_path)
-    until((tmp_path / "mlflow.db.new").exists)
+    until(lambda: any(tmp_path.glob("mlflow.db.new-*")))
     process.kill()
     process.wait()
     assert not (tmp_path / "mlflow.db").exists()
     assert [e.name for e in Store(uri).call("search_experiments")] == ["Default"]
+    assert not any(tmp_path.glob("mlflow.db.new-*"))

@@ -16,7 +16,7 @@ from stories import until
 
 import deploy_ext
 from deploy_ext.core import InvalidRequest, in_kernel
-from deploy_ext.order import alone, ticket_of, tickets
+from deploy_ext.order import alone, described, ticket_of, tickets
 from deploy_ext.registry import Registry
 
 # the whole story
@@ -126,8 +126,8 @@ def test_what_cannot_be_run_is_a_sentence(tmp_path: Path) -> None:
     book = notebook(tmp_path / "train.ipynb", "x = 1")
     unknown = retrain(book, kernel="julia-0.1")
     assert unknown.outcome == "failed" and "julia-0.1" in unknown.told
-    nowhere = retrain(book, out=str(tmp_path / "none" / "out.ipynb"))
-    assert nowhere.outcome == "failed" and "none" in nowhere.told
+    with pytest.raises(InvalidRequest, match=r"mkdir -p .*none"):
+        retrain(book, out=str(tmp_path / "none" / "out.ipynb"))
     with pytest.raises(InvalidRequest, match="names of parameters"):
         retrain(book, out="{weeks}.ipynb")
 
@@ -281,8 +281,19 @@ def test_a_kernel_that_died_is_tried_again_and_a_mistake_is_not(tmp_path: Path) 
 # secrets
 
 
-def test_a_secret_reaches_the_kernel_and_nothing_else(tmp_path: Path, monkeypatch: Any) -> None:
+DECLARED = {
+    "annotated": ("from deploy_ext import Secret\ntoken: Secret\nmonths: int = 3", "", False),
+    "named in settings": ("token = None  # of the database\nmonths: int = 3", "token", False),
+    "named, with a type": ("token: str = ''\nmonths: int = 3", "TOKEN", False),
+    "named and nowhere declared": ("months: int = 3", "token", True),
+}
+
+
+@pytest.mark.parametrize("how", DECLARED)
+def test_a_secret_reaches_the_kernel_and_nothing_else(tmp_path: Path, monkeypatch: Any, how: str) -> None:
     value = "s3same-öffne/dich+2013"
+    parameters, named, lenient = DECLARED[how]
+    (tmp_path / "deploy.toml").write_text(f"secrets = ['{named}']\n" if named else "")
     monkeypatch.setenv("DEPLOY_EXT_SECRET_TOKEN", value)
     book = notebook(
         tmp_path / "train.ipynb",
@@ -297,10 +308,10 @@ def test_a_secret_reaches_the_kernel_and_nothing_else(tmp_path: Path, monkeypatc
         "print(token.encode().hex())\n!echo {token}",
         "connect = lambda password: 1 / 0\nkept = {'password': token}",
         "raise ValueError(f'cannot log in with {token}')",
-        parameters="from deploy_ext import Secret\ntoken: Secret\nmonths: int = 3",
+        parameters=parameters,
     )
-    job = retrain(book)
-    assert job.outcome == "failed" and "ValueError" in job.told
+    job = retrain(book, lenient=lenient)
+    assert job.outcome == "failed" and "ValueError" in job.told and (job.ran, job.cells) == (12, 12)
     said = repr(job) + json.dumps(job.to_dict())
     run = Registry().store.call("get_run", job.run)
     said += json.dumps([run.data.params, run.data.tags])
@@ -309,6 +320,64 @@ def test_a_secret_reaches_the_kernel_and_nothing_else(tmp_path: Path, monkeypatc
     assert value not in said and base64_core(value) not in said
     executed = Path(job.executed).read_text()
     assert base64_core(value) not in executed and value.encode().hex() not in executed and "***" in executed
+
+
+def test_a_secret_of_the_settings_is_taken_and_shown_as_any_other(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "deploy.toml").write_text("secrets = ['db_password']\n")
+    book = notebook(tmp_path / "train.ipynb", "assert db_password == 'hunter2-hunter2'", parameters="db_password = ''")
+    for source in ("-p", "file", "environment"):
+        file, said = tmp_path / "values.yml", ("db_password=hunter3",) if source == "-p" else ()
+        file.write_text("db_password: hunter3\n" if source == "file" else "")
+        with monkeypatch.context() as patch:
+            if source == "environment":
+                patch.setenv("DEPLOY_EXT_PARAM_DB_PASSWORD", "hunter3")
+            for more in ({}, {"lenient": True}, {"grid": True, "file": None}):
+                if source == "-p" or "grid" not in more:
+                    with pytest.raises(InvalidRequest, match=r"(?i)db_password is a secret") as told:
+                        retrain(book, *said, **{"file": file, **more})
+                    assert "hunter3" not in str(told.value) and "DEPLOY_EXT_SECRET_DB_PASSWORD" in str(told.value)
+    with pytest.raises(InvalidRequest, match="is in none of three places"):
+        retrain(book)
+    assert "Secrets are read from DEPLOY_EXT_SECRET_DB_PASSWORD" in described(book)
+    (tmp_path / "password").write_text("hunter2-hunter2\n")
+    (tmp_path / "password").chmod(0o600)
+    monkeypatch.setenv("DEPLOY_EXT_SECRET_DB_PASSWORD_FILE", str(tmp_path / "password"))
+    plan = repr(retrain(book, dry_run=True))
+    assert "Secret" in plan and "***" in plan and "DEPLOY_EXT_SECRET_DB_PASSWORD" in plan and "hunter2" not in plan
+    job = retrain(book)
+    assert job.outcome == "done" and "hunter2" not in Path(job.executed).read_text()
+
+
+def test_a_lenient_job_takes_a_secret_only_where_it_is_read(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "deploy.toml").write_text("secrets = ['db_password']\n")
+    own = notebook(tmp_path / "own.ipynb", "db_password = 'mine'\nprint(len(db_password))", parameters=None)
+    assert "4" in outputs(retrain(own, lenient=True))
+    reads = notebook(
+        tmp_path / "reads.ipynb", "def ask():\n    return db_password", "print(len(ask()))", parameters=None
+    )
+    with pytest.raises(InvalidRequest, match="DEPLOY_EXT_SECRET_DB_PASSWORD"):
+        retrain(reads, lenient=True)
+    monkeypatch.setenv("DEPLOY_EXT_SECRET_DB_PASSWORD", "hunter2-hunter2")
+    with pytest.raises(InvalidRequest, match="is a secret"):
+        retrain(reads, "db_password=x", lenient=True)
+    assert "db_password" in repr(retrain(reads, lenient=True, dry_run=True))
+    assert "db_password" not in repr(retrain(reads, dry_run=True))
+    assert "15" in outputs(retrain(reads, lenient=True))
+
+
+def test_a_job_that_goes_on_has_the_secret_of_the_settings_again(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "deploy.toml").write_text("secrets = ['token']\n")
+    monkeypatch.setenv("DEPLOY_EXT_SECRET_TOKEN", "hunter2-hunter2")
+    book = notebook(
+        tmp_path / "train.ipynb", "kept = [token]", "print(len(token), kept)\n1 / 0", parameters="token = None"
+    )
+    failed = retrain(book)
+    for path in [p for p in (tmp_path / ".deploy").rglob("*") if p.is_file()]:
+        assert b"hunter2" not in path.read_bytes(), path  # also not in the state
+    (tmp_path / "deploy.toml").unlink()  # the job knows what is secret
+    notebook(tmp_path / "train.ipynb", "kept = [token]", "print(len(token), kept)", parameters="token = None")
+    again = resumed(failed.job)
+    assert (again.outcome, again.ran) == ("done", 1) and "15 [***]" in outputs(again)
 
 
 def base64_core(value: str) -> str:
@@ -369,6 +438,10 @@ def test_what_is_made_again_is_told_and_what_is_not_is_refused(tmp_path: Path) -
     job = retrain(notebook(tmp_path / "train.ipynb", *cells), check_reproducible=True, best="score")
     assert (job.outcome, job.exit_code) == ("refused", 3)
     assert "score is 0." in job.told and "cell 5 (print('drawn', score))" in job.told
+
+    away = str(tmp_path / "out.ipynb")
+    job = retrain(notebook(tmp_path / "train.ipynb", *cells), check_reproducible=True, out=away)
+    assert job.outcome == "refused" and "cell 5" in job.told
 
     once = "import os\nassert not os.path.exists('ran')\nopen('ran', 'w')"
     job = retrain(notebook(tmp_path / "train.ipynb", once), check_reproducible=True)

@@ -92,6 +92,19 @@ def test_trials_that_fail_are_told_of_and_the_best_of_the_others_counts(tmp_path
     assert nothing.outcome == "failed" and "roc_auc" in nothing.told
 
 
+def test_trials_that_failed_can_go_on_though_the_best_was_found(tmp_path: Path) -> None:
+    lost = "import os\nif depth == 3 and not os.path.exists('there'):\n    raise OSError('no route')"
+    path = book(tmp_path, "open(f'log-{depth}', 'a').write('a')", lost, "score = depth")
+    done = sweep(path, "depth=3,4", best="score")
+    assert (done.outcome, done.winner, done.trials[0].outcome) == ("done", 1, "failed")
+    assert done.notes[-1] == f"Go on with the trials that did not end: retrain --resume {done.job}"
+    (tmp_path / "there").touch()
+    again = deploy_ext.retrain(resume="last")
+    assert isinstance(again, Swept) and (again.job, again.run) == (done.job, done.run)
+    assert [t.outcome for t in again.trials] == ["done", "done"] and not any("--resume" in n for n in again.notes)
+    assert [(tmp_path / f"log-{d}").read_text() for d in (3, 4)] == ["a", "a"]
+
+
 def test_killed_in_the_middle_it_runs_only_what_had_not_ended(tmp_path: Path) -> None:
     book(
         tmp_path,
