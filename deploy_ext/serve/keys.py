@@ -243,10 +243,18 @@ def _known(stored: _Stored, cells: int) -> _Known:
 
 
 class Keys:
-    """The keys in the file `path`, as a worker sees them; `limits` are cells that all workers share."""
+    """The keys in the file `path`, as a worker sees them.
 
-    def __init__(self, path: Path, limits: memoryview[float] | None = None, required: bool = False):
-        self.path, self.required = path, required
+    `limits` are cells that all workers share, and `guard` is the descriptor of a file whose bytes they lock."""
+
+    def __init__(
+        self,
+        path: Path,
+        limits: memoryview[float] | None = None,
+        guard: int | None = None,
+        required: bool = False,
+    ):
+        self.path, self.guard, self.required = path, guard, required
         self.limits = [0.0] * SLOTS if limits is None else limits
         self._nobody = _Known(Key("", "", "", 0, now(), ""), os.urandom(32), frozenset(), 0.0)
         self._by_id: dict[bytes, _Known] = {}
@@ -281,10 +289,21 @@ class Keys:
             raise Unauthorized(f"the key {known.key.id} is {known.key.state}. Ask the owner of {model} for another.")
         if known.key.model != model or role not in known.roles:
             raise Forbidden(f"the key {known.key.id} is for {known.key.role} on {known.key.model}, not for {role}.")
-        if known.interval and (early := wait(self.limits, known.key.slot, moment, known.interval, known.burst)):
+        if known.interval and (early := self._early(known, moment)):
             told = f"the key {known.key.id} may ask {known.key.rate}. Try again in {early:.3g} s."
             raise TooMany(told, retry_after=early)
         return known.key
+
+    def _early(self, known: _Known, moment: float) -> float:
+        """Count the request, or tell how many seconds too early it is, alone among the workers."""
+        slot = known.key.slot
+        if self.guard is None:
+            return wait(self.limits, slot, moment, known.interval, known.burst)
+        fcntl.lockf(self.guard, fcntl.LOCK_EX, 1, slot)
+        try:
+            return wait(self.limits, slot, moment, known.interval, known.burst)
+        finally:
+            fcntl.lockf(self.guard, fcntl.LOCK_UN, 1, slot)
 
     def _unknown(self, token: bytes) -> Refused:
         if not self._readable:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import tempfile
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -67,6 +68,7 @@ class Board:
         self._cells = memoryview(self._memory).cast("d")
         self._shared = memoryview(mmap.mmap(-1, (1 + keys) * 8)).cast("d")
         self._seen = memoryview(mmap.mmap(-1, keys * COVERAGE))
+        self._guard = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the board is there
         self.series: dict[Series, int] = {}
         self._used = 0
         for name in FAMILIES:
@@ -98,6 +100,11 @@ class Board:
     def limits(self) -> memoryview[float]:
         """A cell for each key, in which the workers together keep its limit."""
         return self._shared[1:]
+
+    @property
+    def guard(self) -> int:
+        """A file without a name, to lock a byte of while the limit of a key is changed."""
+        return self._guard.fileno()
 
     @property
     def unloaded(self) -> bool:

@@ -119,7 +119,7 @@ def work(
     """Load, answer the stored example, tell `READY`, serve until SIGTERM. Raises what went wrong before that."""
     runtime, home, settings = load(release.folder, expect=release.digest), Path(plan.home), plan.settings
     runtime.verify()
-    keys = Keys(home / FILE, board.limits, required=public(settings))
+    keys = Keys(home / FILE, board.limits, board.guard, required=public(settings))
     served, meter = served_from(runtime, release.version), board.meter(slot)
     serving = Serving(runtime, served, settings, keys, board, meter, _journal(plan, served), own_header())
 
