@@ -27,12 +27,14 @@ from deploy_ext.core import (
 )
 from .draft import JOB
 from .effort import Effort, estimate, terms
-from .job import DONE, STATE, Halt, Job, Watch, execute
+from .execution import execute
+from .job import DONE, STATE, Job, Watch
 from .order import Ticket, load, prepared
 from .replay import digests, plan
 from .runs import Run
 from .secret import resolve
 from .state import read
+from .stopping import Halt
 
 # %% auto #0
 __all__ = ['may_pass', 'Course', 'attempt_all']
@@ -157,6 +159,13 @@ class Course:
         if watch.lost:
             self.notes.append(watch.lost)
 
+    def rest(self, pause: float) -> None:
+        """Wait for some seconds, or until all is to stop."""
+        if self.halt:
+            self.halt.event.wait(pause)
+        else:
+            time.sleep(pause)
+
     def cost(self) -> Effort | None:
         """What all attempts took together; None when that of one is not known, as its kernel died."""
         known, took = [one for one in self.used if one], time.monotonic() - self.began
@@ -208,4 +217,4 @@ def attempt_all(course: Course) -> None:
             course.notes.append(f"attempt {course.attempts}: {e}")
             if course.halt is None:
                 sys.stderr.write(f"{e}. Once more in {pause:g} s.\n")
-            course.halt.event.wait(pause) if course.halt else time.sleep(pause)
+            course.rest(pause)

@@ -21,7 +21,7 @@ import numpy as np
 from .bundle import Answers, answer
 from .cluster import engine
 from .contract import Contract
-from .core import ContractViolated, DeployError, InvalidRequest, pick
+from .core import ContractViolated, DeployError, InvalidRequest, cpus, pick
 from .output import Output, names
 from .parts import Rows, clear, folder_of, held, joined, kept, whole, written
 from .records import FORMAT, Record
@@ -116,9 +116,8 @@ def _threads(runtime: Runtime) -> int:
     """How many chunks are computed at once: the fast form knows no state and one thread; others have their own."""
     plans = runtime.bundle.form["plans"] if runtime.bundle.form and _featured(runtime) else []
     alone = plans and all(plan["engine"] != "sklearn" for plan in plans)
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     said = os.environ.get("OMP_NUM_THREADS", "")  # as on a node that has other work
-    return min(cpus, int(said) if said.isdigit() and int(said) else 8) if alone else 1
+    return min(cpus(), int(said) if said.isdigit() and int(said) else 8) if alone else 1
 
 # %% ../nbs/39_batch.ipynb #batch-schema-code
 def _fields(output: Output, marked: bool) -> list[tuple[str, pa.DataType]]:

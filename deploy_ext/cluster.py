@@ -26,6 +26,7 @@ from deploy_ext.core import (
     EndpointFailed,
     InvalidRequest,
     aside,
+    cpus,
     nearest,
     need,
     one_line,
@@ -34,7 +35,7 @@ from deploy_ext.core import (
 from .node import GRACE, Parcel, attend, leased
 
 # %% auto #0
-__all__ = ['PATIENCE', 'Begin', 'Joined', 'STORE', 'HELLO', 'LONELY', 'ENGINES', 'Pool', 'Engine', 'chosen', 'engine']
+__all__ = ['PATIENCE', 'Begin', 'Joined', 'STORE', 'HELLO', 'LONELY', 'LOCAL', 'ENGINES', 'Pool', 'Engine', 'chosen', 'engine']
 
 # %% ../nbs/36_cluster.ipynb #cluster-pool-code
 PATIENCE = 5.0  # seconds that a cluster may take to answer
@@ -76,10 +77,6 @@ class Pool(Executor):
 STORE = 100_000_000  # bytes of a cluster of our own for what travels, which is little
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 LONELY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # the second: on loopback
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _knock(address: str) -> None:
@@ -127,7 +124,7 @@ def _ray(address: str) -> Iterator[Joined]:
     with contextlib.nullcontext() if address else _lonely():
         ray: Any = need("ray", "ray")
         found = ray.is_initialized()
-        own = {"num_cpus": _cpus(), "object_store_memory": STORE, "include_dashboard": False}
+        own = {"num_cpus": cpus(), "object_store_memory": STORE, "include_dashboard": False}
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         before = signal.getsignal(signal.SIGTERM)
         try:
@@ -139,13 +136,13 @@ def _ray(address: str) -> Iterator[Joined]:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, before)  # Ray's own would end us in the middle
     try:
-        cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
 
         def begin(share: int) -> Begin:
             task = ray.remote(num_cpus=share, scheduling_strategy="SPREAD")(attend)
             return lambda parcel: task.remote(parcel).future()
 
-        yield begin, cpus
+        yield begin, nodes
     finally:
         if not found:
             ray.shutdown()
@@ -164,7 +161,7 @@ def _attend_for_dask(parcel: Parcel) -> bytes:
 def _dask(address: str) -> Iterator[Joined]:
     """A Dask cluster: the one whose scheduler is at the address, or one of our own."""
     distributed: Any = need("distributed", "dask")
-    own = {"processes": False, "n_workers": 1, "threads_per_worker": _cpus(), "dashboard_address": None}
+    own = {"processes": False, "n_workers": 1, "threads_per_worker": cpus(), "dashboard_address": None}
     where = {"address": address, "timeout": PATIENCE} if address else {**own, "silence_logs": logging.ERROR}
     try:
         client = distributed.Client(**where, set_as_default=False)
@@ -176,6 +173,7 @@ def _dask(address: str) -> Iterator[Joined]:
         yield lambda share: partial(pool.submit, _attend_for_dask), [worker["nthreads"] for worker in workers]
 
 # %% ../nbs/36_cluster.ipynb #cluster-engine-code
+LOCAL = "local"  # no engine: threads of this process
 ENGINES: dict[str, tuple[str, Callable[[str], contextlib.AbstractContextManager[Joined]]]] = {
     "ray": ("RAY_ADDRESS", _ray),
     "dask": ("DASK_SCHEDULER_ADDRESS", _dask),
@@ -194,33 +192,33 @@ class Engine:
 def chosen(on: str) -> tuple[str, str]:
     """Name and address of an engine; no address: here, on our own. Raises `InvalidRequest` for an unknown one."""
     name, _, address = on.partition("=")
-    if on == "local":
+    if on == LOCAL:
         return on, ""
     if name not in ENGINES:
-        told = f"--on {on}: there is no engine '{name}'. {nearest(name, ('local', *ENGINES))}"
+        told = f"--on {on}: there is no engine '{name}'. {nearest(name, (LOCAL, *ENGINES))}"
         raise InvalidRequest(f"{told} An address stands behind '=', as in ray=10.0.0.1:6379.", on=on)
-    address = address or os.environ.get(ENGINES[name][0]) or getattr(settings(), f"{name}_address") or "local"
-    return name, "" if address == "local" else address
+    address = address or os.environ.get(ENGINES[name][0]) or getattr(settings(), f"{name}_address") or LOCAL
+    return name, "" if address == LOCAL else address
 
 
 @contextlib.contextmanager
-def engine(on: str = "local", jobs: int | None = None, environ: Mapping[str, str] = {}) -> Iterator[Engine]:
+def engine(on: str = LOCAL, jobs: int | None = None, environ: Mapping[str, str] = {}) -> Iterator[Engine]:
     """Who does the work, until the block ends; then calls that still run are stopped.
 
     jobs: at most so many at a time; None: one here, or as many as the cluster has CPUs. environ: what calls on a
     cluster find in their environment. Raises `EndpointFailed` for a cluster that cannot be joined."""
     name, address = chosen(on)
-    if name == "local":
+    if name == LOCAL:
         with ThreadPoolExecutor(jobs or 1) as pool:
-            yield Engine(pool, jobs or 1, max(1, (os.cpu_count() or 1) // (jobs or 1)))
+            yield Engine(pool, jobs or 1, max(1, cpus() // (jobs or 1)))
         return
-    with ENGINES[name][1](address) as (begin, cpus):
-        cpus = [n for n in cpus if n] or [1]  # a cluster that grows when it is asked may be empty
-        most = min(jobs or sum(cpus), sum(cpus))
-        share = max(1, min(cpus) // math.ceil(most / len(cpus)))
+    with ENGINES[name][1](address) as (begin, found):
+        nodes = [n for n in found if n] or [1]  # a cluster that grows when it is asked may be empty
+        most = min(jobs or sum(nodes), sum(nodes))
+        share = max(1, min(nodes) // math.ceil(most / len(nodes)))
         threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(share))}
         where = f"at {address}" if address else "of its own, on this machine"
-        aside(f"On a {name} cluster {where}: {len(cpus)} nodes, {sum(cpus)} CPUs, {most} calls at a time\n")
+        aside(f"On a {name} cluster {where}: {len(nodes)} nodes, {sum(nodes)} CPUs, {most} calls at a time\n")
         with leased({**threads, **environ}) as parcel:
             pool = Pool(begin(share), parcel)
             try:

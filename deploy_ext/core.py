@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['T', 'UNITS', 'DeployError', 'InvalidRequest', 'GateFailed', 'ContractViolated', 'NotebookFailed', 'EndpointFailed',
            'TimedOut', 'VerificationFailed', 'one_line', 'meant', 'nearest', 'pick', 'seconds', 'need', 'canonical',
-           'digest', 'write_atomic', 'Settings', 'project', 'home', 'settings', 'whoami', 'now', 'in_kernel',
+           'digest', 'write_atomic', 'Settings', 'project', 'home', 'settings', 'whoami', 'now', 'cpus', 'in_kernel',
            'progress', 'aside']
 
 # %% ../nbs/00_core.ipynb #core-imports
@@ -314,6 +314,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 # %% ../nbs/00_core.ipynb #core-progress-code
+def cpus() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_kernel() -> bool:
     """Does this run in a notebook? Others may import ipykernel, too, to start a kernel."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()

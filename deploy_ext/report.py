@@ -78,14 +78,14 @@ def own_kernel(notebook: Path, kernel: str = "python3") -> Iterator[Any]:
 # %% ../nbs/42_report.ipynb #report-spoken-code
 def spoken(metadata: Mapping[str, Any], kernel: str | None = None) -> str:
     """The language of a notebook with these metadata, in small letters. kernel: the one to run it in instead."""
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-
     spec = metadata.get("kernelspec") or {}
     told = spec.get("language") or (metadata.get("language_info") or {}).get("name")
     name = kernel or spec.get("name") or "python3"
     if name == "python3":
         told = told if kernel is None and told else "python"
     elif kernel or not told:
+        from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
         with contextlib.suppress(NoSuchKernel):
             told = KernelSpecManager().get_kernel_spec(name).language or told
     found = str(told or "python").lower()

@@ -5,17 +5,13 @@
 # %% ../nbs/47_retrain.ipynb #retrain-imports
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
-import json
-import os
 import platform
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +19,7 @@ from typing import Any
 
 from .attempts import Course, attempt_all
 from .bundle import open_bundle
-from .capture import git, noted
+from .capture import git
 from deploy_ext.core import (
     DeployError,
     GateFailed,
@@ -35,25 +31,24 @@ from deploy_ext.core import (
     project,
     settings,
     whoami,
-    write_atomic,
 )
-from .dvc import TRACKED, pull, repository, to_json
+from .dvc import pull, repository
 from .earlier import key_of
-from .job import DONE, READS, STATE, Halt, Stopped, stoppable, title
-from .junit import job_junit
-from .order import Order, Ticket, alone, fetched, load, new_id, parameters_of, prepared, seen
+from .job import title
+from .keeping import cells_of, kept, written
+from .order import Order, Ticket, alone, load, new_id, parameters_of, prepared, seen
 from .parameters import table
-from .reads import Reads
 from .records import Verdict, Version
 from .registry import CHAMPION, Registry
-from .report import rehearse, to_html
+from .report import rehearse
 from .reproducible import differences, first_cell
 from .runs import Run, adopt, begin, made_by, resume
+from .stopping import Halt, Stopped, stoppable
 from .summary import BY_CODE, Retrained
 
 # %% auto #0
 __all__ = ['Promote', 'NOTHING', 'planned', 'Before', 'pulled', 'opened', 'run_of', 'candidate', 'made_again', 'measured',
-           'settle', 'failed', 'carry_out', 'written', 'keep']
+           'settle', 'failed', 'carry_out']
 
 # %% ../nbs/47_retrain.ipynb #retrain-plan-code
 def planned(order: Order, dvc_pull: bool = False) -> Retrained:
@@ -286,38 +281,21 @@ def _finished(course: Course, registry: Registry, found: dict[str, Any]) -> Retr
         attempts=course.attempts,
         folder=str(ticket.folder),
         executed=(order.out or str(ticket.folder / "executed.ipynb")) if course.attempts else "",
-        run=ticket.run,
+        run=(seen(ticket.id) or ticket).run,
         notes=(*course.notes, *_next(ticket, found["outcome"], course.attempts == 0)),
         cost=cost,
         **found,
     )
-    cases, run, trouble = _cells(order, ticket, error) if course.attempts else _pull(summary), None, ()
+    pull = [("dvc pull", summary.seconds, "failed", summary.told)]
+    cases = cells_of(ticket, error) if course.attempts else pull  # or the notebook was not run
     if not course.run.done():  # whoever stopped it may not wait for MLflow
         written(summary, ticket, cases)
     try:
         run = course.run.result()
     except DeployError as e:
-        trouble = (f"Its MLflow run could not be filled: {e}",)
-    summary = dataclasses.replace(
-        summary, run=run.id if run else (seen(ticket.id) or ticket).run, notes=(*summary.notes, *trouble)
-    )
-    keep(summary, dataclasses.replace(ticket, run=summary.run), cases)
-    texts, trouble = _texts(ticket, summary, course.halt is None)
-    try:
-        if run:
-            _record(run, registry, summary, texts)
-    except (DeployError, Stopped) as e:
-        told = f"stopped by {e}" if isinstance(e, Stopped) else e
-        trouble += (f"The MLflow run was not completed: {told}",)
-    if trouble:
-        summary = dataclasses.replace(summary, notes=(*summary.notes, *trouble))
-        written(summary, ticket, cases)
-    return summary
-
-
-def _pull(summary: Retrained) -> list[tuple[str, float, str, str]]:
-    """What JUnit is told of a job whose notebook was not run."""
-    return [("dvc pull", summary.seconds, "failed", summary.told)]
+        return kept(summary, ticket, cases, trouble=(f"Its MLflow run could not be filled: {e}",))
+    summary = dataclasses.replace(summary, run=run.id)
+    return kept(summary, ticket, cases, lambda texts: _record(run, registry, summary, texts), paged=course.halt is None)
 
 
 def _next(ticket: Ticket, outcome: str, pull: bool) -> tuple[str, ...]:
@@ -325,79 +303,6 @@ def _next(ticket: Ticket, outcome: str, pull: bool) -> tuple[str, ...]:
     if outcome in ("failed", "timed out") and not ticket.sweep:
         return (f"Go on with it: retrain --resume {ticket.id}{' --dvc-pull' if pull else ''}",)
     return ()
-
-
-def _cells(order: Order, ticket: Ticket, error: DeployError | None) -> list[tuple[str, float, str, str]]:
-    """The cells of the executed copy as JUnit wants them. A copy that lies elsewhere is brought to the job's folder."""
-    executed = ticket.folder / "executed.ipynb"
-    if order.out:
-        with contextlib.suppress(Exception):  # of any handler of papermill; it may never have been written
-            write_atomic(executed, fetched(order.out), mode=0o600)
-    cells: list[Any] = []
-    with contextlib.suppress(InvalidRequest):  # there is none, or it was cut off
-        cells = load(str(executed))["cells"]
-    cells = [c for c in cells if "papermill-error-cell-tag" not in c["metadata"].get("tags", [])]  # papermill adds two
-    found = []
-    for i, c in enumerate(cells):
-        if c["cell_type"] == "code":
-            about = c["metadata"].get("papermill", {})
-            ran = about.get("end_time") is not None
-            how = (
-                "failed" if about.get("exception") or about.get("status") == "running" else "done" if ran else "skipped"
-            )
-            told = {"failed": str(error or ""), "skipped": "not run"}.get(how, "")
-            found.append((f"cell {i + 1}: {title(cells, i)}", float(about.get("duration") or 0), how, told))
-    return found
-
-
-@contextlib.contextmanager
-def _written(ticket: Ticket) -> Iterator[None]:
-    """Tell of a full disk with what was done, and how to go on when there is space."""
-    try:
-        yield
-    except OSError as e:
-        told = f"{e.filename or ticket.folder} cannot be written: {e.strerror or e}. What was done until then is kept"
-        again = f"Free some space, then go on: retrain --resume {ticket.sweep or ticket.id}"
-        raise NotebookFailed(f"{told}. {again}") from e
-
-
-def written(summary: Any, ticket: Ticket, cases: list[tuple[str, float, str, str]]) -> None:
-    """Write a summary to the folder of its job."""
-    texts = {"summary.json": summary.to_json(), "summary.txt": repr(summary) + "\n"}
-    texts["junit.xml"] = job_junit(summary.notebook, cases, summary.verdict)
-    with _written(ticket):
-        for name, text in texts.items():
-            write_atomic(ticket.folder / name, text, mode=0o600)
-
-
-def keep(summary: Any, ticket: Ticket, cases: list[tuple[str, float, str, str]]) -> None:
-    """Write a summary for good: to the folder of its job and, unless it is a trial, to the page of GitHub Actions."""
-    written(summary, ticket, cases)
-    with _written(ticket):
-        dataclasses.replace(ticket, ended=summary.ended).keep()
-    if summary.ended:  # nobody goes on with it, and variables are large
-        (ticket.folder / DONE).unlink(missing_ok=True)
-        shutil.rmtree(ticket.folder / STATE, ignore_errors=True)
-    if not ticket.sweep and (page := os.environ.get("GITHUB_STEP_SUMMARY")):
-        with open(page, "a", encoding="utf-8") as f:
-            f.write(summary.markdown())
-
-
-def _texts(ticket: Ticket, summary: Retrained, paged: bool) -> tuple[dict[str, str], tuple[str, ...]]:
-    """What the MLflow run gets, by file name, and what could not be made. paged: with the executed copy as a page."""
-    folder, trouble = ticket.folder, ()
-    try:
-        if paged and (folder / "executed.ipynb").exists():
-            to_html(folder / "executed.ipynb", folder / "executed.html", code=True)
-    except (DeployError, OSError) as e:
-        trouble = (f"There is no page of it: {e}",)
-    names = ("summary.json", "summary.txt", "junit.xml", "executed.ipynb", "executed.html", READS)
-    texts = {name: (folder / name).read_text() for name in names if (folder / name).exists()}
-    if READS in texts and (tracked := noted(Reads.from_dict(json.loads(texts[READS])).present, project())):
-        texts[TRACKED] = to_json(tracked)
-        faults = {t.file: t.fault for t in tracked.values() if t.fault}
-        trouble += tuple(f"What {file} tracks is not known: {fault}" for file, fault in faults.items())
-    return texts, trouble
 
 
 def _record(run: Run, registry: Registry, summary: Retrained, texts: Mapping[str, str]) -> None:

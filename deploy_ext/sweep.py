@@ -16,19 +16,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .cluster import Engine, chosen
+from .cluster import LOCAL, Engine, chosen
 from .core import DeployError, InvalidRequest, TimedOut, in_kernel, progress, write_atomic
 from .earlier import earlier
-from .job import Halt, Stopped, side_by_side, stoppable
+from .execution import side_by_side
+from .keeping import keep
 from .order import Order, Ticket, asked, load, new_id, parameters_of, seen
 from .parameters import grid
 from .records import Record, Version
 from .registry import Registry
 from .report import spoken
-from .retrain import NOTHING, Before, Promote, carry_out, failed, keep, opened, run_of, settle
+from .retrain import NOTHING, Before, Promote, carry_out, failed, opened, run_of, settle
 from .runs import Run
 from .search import Goal, Listed, Search, Studied, Tries, combinations, from_file, goal
 from .secret import PREFIX, resolve
+from .stopping import Halt, Stopped, stoppable
 from .summary import Retrained
 from .swept import Swept, as_csv, figure, said, table, winner
 
@@ -53,7 +55,7 @@ class Plan(Record):
     jobs: int | None = None
     force: bool = False
     orders: tuple[Order, ...] = ()
-    on: str = "local"
+    on: str = LOCAL
 
     @property
     def count(self) -> int:
@@ -114,7 +116,9 @@ def order_of(notebook: str, plan: Plan, run: dict[str, Any], **more: Any) -> Ord
 
 
 def secrets_of(order: Order, plan: Plan) -> dict[str, str]:
-    """The notebook's secrets as a trial on another machine looks for them."""
+    """The notebook's secrets as a trial on another machine looks for them; none for trials here."""
+    if plan.on == LOCAL:
+        return {}
     names = (p.name for p in parameters_of(load(order.notebook), plan.lenient) if p.secret)
     return {PREFIX + name.upper(): str.__str__(resolve(name, os.environ)) for name in names}
 
@@ -139,8 +143,8 @@ def trial(ticket: Ticket, parent: str, force: bool, halt: Halt) -> Retrained:
 def swept_plan(order: Order, plan: Plan) -> Swept:
     """What a sweep would do, without anything happening."""
     trials = [Retrained("-", "planned", one.notebook, one.parameters) for one in plan.orders]
-    at_once = plan.jobs or (1 if plan.on == "local" else "as many as it has CPUs")
-    notes = [f"It would run {plan.count} trials{'' if plan.on == 'local' else f' on {plan.on}'}, {at_once} at a time"]
+    at_once = plan.jobs or (1 if plan.on == LOCAL else "as many as it has CPUs")
+    notes = [f"It would run {plan.count} trials{'' if plan.on == LOCAL else f' on {plan.on}'}, {at_once} at a time"]
     if order.best:
         way = "greatest" if goal(order.best).greater else "smallest"
         notes.append(f"and take the one with the {way} {goal(order.best).name}")

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from .cluster import engine
 from .core import DeployError, InvalidRequest, TimedOut, settings
 from .earlier import earlier
-from .job import Stopped, stoppable
 from .notify import check, notice, send
 from .order import Order, Ticket, alone, ticket_of
 from .registry import Registry
 from .retrain import NOTHING, Promote, carry_out, opened, pulled
 from .runs import outcome_before
+from .stopping import Stopped, stoppable
 from .summary import Retrained
 from .sweep import Plan, begun, carry_out_sweep, secrets_of
 from .swept import Swept

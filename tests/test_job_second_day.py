@@ -28,11 +28,12 @@ from test_second_day import mounting
 import deploy_ext
 from deploy_ext import store
 from deploy_ext.core import InvalidRequest
-from deploy_ext.job import Stopped
+from deploy_ext.keeping import cells_of
 from deploy_ext.order import Order, Ticket, alone
 from deploy_ext.records import Version
 from deploy_ext.registry import Registry
-from deploy_ext.retrain import _cells, settle
+from deploy_ext.retrain import settle
+from deploy_ext.stopping import Stopped
 from deploy_ext.store import NoAnswer, Store
 
 WAIT = "import os, time\nopen('at', 'w')\nwhile os.path.exists('stop'):\n    time.sleep(0.05)"
@@ -158,7 +159,7 @@ def test_who_is_left_out_is_told_which_notebook_runs(tmp_path: Path) -> None:
 def test_an_executed_copy_that_was_cut_off_hides_no_summary(tmp_path: Path) -> None:
     ticket = Ticket("job", Order("train.ipynb")).keep()
     (ticket.folder / "executed.ipynb").write_text('{"cells": [')
-    assert _cells(ticket.order, ticket, None) == []
+    assert cells_of(ticket, None) == []
 
 
 # servers
