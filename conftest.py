@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -18,7 +19,11 @@ RUNNERS = ("execnb", "fastcore", "IPython")  # frames of these say nothing about
 
 
 def pytest_configure() -> None:
-    """Take from the environment what would lead a test to a real server or to the user's own project."""
+    """Take from the environment what would lead a test to a real server or to the user's own project.
+
+    Who runs the tests in the background has Ctrl-C ignored, and so would all processes that tests interrupt."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "DEPLOY_EXT_"))]:
         del os.environ[name]
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"

@@ -86,6 +86,7 @@ def _job(ticket: Ticket, step: Callable[[int, str], None], left: float | None, h
         kernel=order.kernel,
         timeout=left,
         cell_timeout=order.cell_timeout,
+        checkpoint_after=order.checkpoint_after,
         first=first,
         say=step,
         halt=halt,

@@ -59,6 +59,7 @@ class Job:
     notebook: JSON data of nbformat 4. out: where the executed copy goes, a path or an address for papermill. secrets:
     parameter -> value, bound in the kernel after the cell `bind`; in another language than Python they are in its
     environment only. environ: of the kernel, beside our own.
+    checkpoint_after: the state is saved after each cell that took so long; None: as often as it costs little.
     halt: what stops it together with others that run in threads; what they print is not shown. figure: a variable that
     is asked for at the end.
     """
@@ -73,6 +74,7 @@ class Job:
     kernel: str | None = None
     timeout: float | None = None
     cell_timeout: float | None = None
+    checkpoint_after: float | None = None
     first: int = 0
     say: Callable[[int, str], None] = lambda index, called: None
     halt: Halt | None = None
@@ -155,6 +157,7 @@ class Watch:
     kept: int | None = None  # the cell after which the state was saved
     lost: str = ""  # what cannot be kept, and since which cell
     running: int = -1
+    since: float = 0.0  # when that cell began
     stopped: bool = False
 
     def __post_init__(self) -> None:
@@ -186,7 +189,7 @@ class Watch:
 
     def before(self, client: Any, index: int) -> None:
         """A cell is about to run. Raises `TimedOut` when no time is left."""
-        self.running = index
+        self.running, self.since = index, time.monotonic()
         if TRIAL in _tags(self.job.cells[index]):
             _ask(client, "get_ipython().extension_manager.load_extension('deploy_ext')")
         if self.job.cells[index]["cell_type"] == "code":
@@ -209,10 +212,16 @@ class Watch:
             self._bind(client)
         if self.job.folder and self.job.python and self.job.cells[index]["cell_type"] == "code":
             began = time.monotonic()
-            if self.spent + self.last <= SHARE * (began - self.began) + ALLOWANCE:
+            if self._due(began):
                 self._save(client, index)
                 self.last = time.monotonic() - began
                 self.spent += self.last
+
+    def _due(self, moment: float) -> bool:
+        """Is the state to be saved after the cell that has just run?"""
+        if (least := self.job.checkpoint_after) is not None:
+            return moment - self.since >= least
+        return self.spent + self.last <= SHARE * (moment - self.began) + ALLOWANCE
 
     def end(self, client: Any) -> None:
         """All cells have run: ask what they have read, if all of them ran in this kernel, and for the figure."""

@@ -11,23 +11,26 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from .capture import noted
 from .core import DeployError, InvalidRequest, NotebookFailed, project, write_atomic
 from .dvc import TRACKED, to_json
 from .job import DONE, READS, STATE, title
 from .junit import job_junit
-from .order import Ticket, fetched, load
+from .order import Ticket, fetched, load, seen
 from .reads import Reads
 from .report import to_html
+from .runs import Run
 from .stopping import Stopped
 from .summary import Retrained
+from .swept import Swept
 
 Case = tuple[str, float, str, str]  # name, seconds, "done", "failed" or "skipped", and why
 
 # %% auto #0
-__all__ = ['Case', 'cells_of', 'written', 'keep', 'kept']
+__all__ = ['Case', 'Done', 'cells_of', 'written', 'keep', 'kept']
 
 # %% ../nbs/46_keeping.ipynb #keeping-cells-code
 def cells_of(ticket: Ticket, error: DeployError | None) -> list[Case]:
@@ -64,7 +67,7 @@ def _written(ticket: Ticket) -> Iterator[None]:
         raise NotebookFailed(f"{told}. {again}") from e
 
 
-def written(summary: Any, ticket: Ticket, cases: list[Case]) -> None:
+def written(summary: Retrained | Swept, ticket: Ticket, cases: list[Case]) -> None:
     """Write a summary to the folder of its job."""
     texts = {"summary.json": summary.to_json(), "summary.txt": repr(summary) + "\n"}
     texts["junit.xml"] = job_junit(summary.notebook, cases, summary.verdict)
@@ -73,7 +76,7 @@ def written(summary: Any, ticket: Ticket, cases: list[Case]) -> None:
             write_atomic(ticket.folder / name, text, mode=0o600)
 
 
-def keep(summary: Any, ticket: Ticket, cases: list[Case]) -> None:
+def keep(summary: Retrained | Swept, ticket: Ticket, cases: list[Case]) -> None:
     """Write a summary for good: to the folder of its job and, unless it is a trial, to the page of GitHub Actions."""
     written(summary, ticket, cases)
     with _written(ticket):
@@ -103,24 +106,34 @@ def _texts(ticket: Ticket, paged: bool) -> tuple[dict[str, str], tuple[str, ...]
     return texts, trouble
 
 
+Done = TypeVar("Done", Retrained, Swept)
+
+
 def kept(
-    summary: Retrained,
+    summary: Done,
     ticket: Ticket,
     cases: list[Case],
-    record: Callable[[dict[str, str]], None] | None = None,
+    run: Future[Run],
+    record: Callable[[Run, Done, dict[str, str]], None],
     paged: bool = False,
-    trouble: tuple[str, ...] = (),
-) -> Retrained:
-    """Keep the summary of a job everywhere; the summary, with what went wrong on the way.
+) -> Done:
+    """Keep how a job ended, everywhere; the summary, with what went wrong on the way.
 
-    record: puts texts, by file name, into the MLflow run; None: there is none. paged: with the executed copy as a page.
-    """
-    summary = dataclasses.replace(summary, notes=(*summary.notes, *trouble))
-    keep(summary, ticket, cases)
+    run: may still be on its way. record: puts a summary and texts, by file name, into it. paged: with the executed copy
+    as a page."""
+    if not run.done():  # whoever stopped it may not wait for MLflow
+        written(summary, ticket, cases)
+    try:
+        begun, trouble = run.result(), ()
+    except DeployError as e:
+        begun, trouble = None, (f"Its MLflow run could not be filled: {e}",)
+    ticket = seen(ticket.id) or ticket
+    summary = dataclasses.replace(summary, run=begun.id if begun else ticket.run, notes=(*summary.notes, *trouble))
+    keep(summary, dataclasses.replace(ticket, run=summary.run), cases)
     texts, trouble = _texts(ticket, paged)
     try:
-        if record:
-            record(texts)
+        if begun:
+            record(begun, summary, texts)
     except (DeployError, Stopped) as e:
         told = f"stopped by {e}" if isinstance(e, Stopped) else e
         trouble += (f"The MLflow run was not completed: {told}",)

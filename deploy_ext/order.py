@@ -40,8 +40,8 @@ class Order(Record):
     """A job as it was asked for. Times are in seconds; `code` is the cell with the values of the parameters.
 
     data, target: names in the notebook, or files, that the candidate is judged on. secrets: names only. twice: run it
-    twice and compare. best: what is
-    compared among several jobs, as `roc_auc` or `loss:min`.
+    twice and compare. best: what is compared among several jobs, as `roc_auc` or `loss:min`. checkpoint_after: the
+    state is saved after each cell that took so long; None: as often as it costs little.
     """
 
     notebook: str
@@ -60,6 +60,7 @@ class Order(Record):
     cwd: str | None = None
     timeout: float | None = None
     cell_timeout: float | None = None
+    checkpoint_after: float | None = None
     retries: int = 0
     backoff: float = 30.0
 

@@ -11,9 +11,10 @@ import importlib.metadata
 import platform
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ from deploy_ext.core import (
 from .dvc import pull, repository
 from .earlier import key_of
 from .job import title
-from .keeping import cells_of, kept, written
-from .order import Order, Ticket, alone, load, new_id, parameters_of, prepared, seen
+from .keeping import cells_of, kept
+from .order import Order, Ticket, alone, load, new_id, parameters_of, prepared
 from .parameters import table
 from .records import Verdict, Version
 from .registry import CHAMPION, Registry
@@ -123,11 +124,12 @@ def run_of(ticket: Ticket, registry: Registry, parent: str = "") -> Run:
     return run
 
 
-def _beside(running: threading.Event, ticket: Ticket, registry: Registry, parent: str) -> Run:
+def _beside(running: threading.Event, ticket: Ticket, registry: Registry, parent: Callable[[], str]) -> Run:
     """The run, begun when the kernel has something to do; then the page at the end is rehearsed."""
     running.wait()
-    run = run_of(ticket, registry, parent)
-    if not parent:
+    above = parent()
+    run = run_of(ticket, registry, above)
+    if not above:
         rehearse()
     return run
 
@@ -150,7 +152,7 @@ def made_again(course: Course, version: Version | None, registry: Registry) -> N
     again = dataclasses.replace(ticket.order, twice=False, promote=False, out=None)
     second = opened(again, sweep=ticket.id, name=new_id(again.notebook))
     figures = course.figures | measured(version and version.verdict)
-    done = carry_out(second, registry, _nobody, Halt(), course.run.result().id)
+    done = carry_out(second, registry, _nobody, Halt(), lambda: course.run.result().id)
     if done.outcome == "timed out" and "stopped by" in done.told:  # by a signal, which says nothing about the model
         raise TimedOut(f"the second time: {done.told}")
     if done.exit_code not in (0, 3):
@@ -246,7 +248,7 @@ def carry_out(
     registry: Registry,
     promote: Promote,
     halt: Halt | None = None,
-    parent: str = "",
+    parent: Callable[[], str] = str,
     before: Before = NOTHING,
 ) -> Retrained:
     """Run the job of a ticket to its end; the summary. Errors of the job are in it, they are not raised.
@@ -281,21 +283,14 @@ def _finished(course: Course, registry: Registry, found: dict[str, Any]) -> Retr
         attempts=course.attempts,
         folder=str(ticket.folder),
         executed=(order.out or str(ticket.folder / "executed.ipynb")) if course.attempts else "",
-        run=(seen(ticket.id) or ticket).run,
+        run=ticket.run,
         notes=(*course.notes, *_next(ticket, found["outcome"], course.attempts == 0)),
         cost=cost,
         **found,
     )
     pull = [("dvc pull", summary.seconds, "failed", summary.told)]
     cases = cells_of(ticket, error) if course.attempts else pull  # or the notebook was not run
-    if not course.run.done():  # whoever stopped it may not wait for MLflow
-        written(summary, ticket, cases)
-    try:
-        run = course.run.result()
-    except DeployError as e:
-        return kept(summary, ticket, cases, trouble=(f"Its MLflow run could not be filled: {e}",))
-    summary = dataclasses.replace(summary, run=run.id)
-    return kept(summary, ticket, cases, lambda texts: _record(run, registry, summary, texts), paged=course.halt is None)
+    return kept(summary, ticket, cases, course.run, partial(_record, registry), paged=course.halt is None)
 
 
 def _next(ticket: Ticket, outcome: str, pull: bool) -> tuple[str, ...]:
@@ -305,7 +300,7 @@ def _next(ticket: Ticket, outcome: str, pull: bool) -> tuple[str, ...]:
     return ()
 
 
-def _record(run: Run, registry: Registry, summary: Retrained, texts: Mapping[str, str]) -> None:
+def _record(registry: Registry, run: Run, summary: Retrained, texts: dict[str, str]) -> None:
     """Complete the MLflow run; what the notebook has registered hangs below it."""
     cost = {name: getattr(summary.cost, name, None) for name in ("cpu_seconds", "memory_mb", "kwh", "co2_kg", "eur")}
     run.note(

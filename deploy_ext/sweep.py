@@ -11,8 +11,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from .cluster import LOCAL, Engine, chosen
 from .core import DeployError, InvalidRequest, TimedOut, in_kernel, progress, write_atomic
 from .earlier import earlier
 from .execution import side_by_side
-from .keeping import keep
+from .keeping import kept
 from .order import Order, Ticket, asked, load, new_id, parameters_of, seen
 from .parameters import grid
 from .records import Record, Version
@@ -128,7 +129,7 @@ def nobody(version: Version, gates: Path | None, reason: str) -> Version:
     raise InvalidRequest("a trial of a sweep promotes nothing.")
 
 
-def trial(ticket: Ticket, parent: str, force: bool, halt: Halt) -> Retrained:
+def trial(ticket: Ticket, parent: Callable[[], str], force: bool, halt: Halt) -> Retrained:
     """Run one trial to its end, go on where it was killed, or answer it from an earlier job that did the same."""
     ticket = seen(ticket.id) or ticket  # another node may have had it before
     done = ticket.folder / "summary.json"
@@ -178,7 +179,7 @@ class _Sweep:
 
     ticket: Ticket
     plan: Plan
-    run: Run
+    run: Future[Run]
     workers: Engine
     halt: Halt
     ended: dict[int, Retrained] = field(default_factory=dict)
@@ -207,7 +208,14 @@ class _Sweep:
         ticket = seen(name)
         if ticket is None:
             ticket = opened(self._order(values), sweep=self.ticket.id, name=name)
-        return self.workers.pool.submit(trial, ticket, self.run.id, self.plan.force, self.halt)
+        if self.run.done() or self.plan.on != LOCAL:
+            self._parent()  # there is one, or this ends the sweep
+        parent = self._parent if self.plan.on == LOCAL else partial(str, self._parent())
+        return self.workers.pool.submit(trial, ticket, parent, self.plan.force, self.halt)
+
+    def _parent(self) -> str:
+        """The id of its MLflow run, as soon as there is one. Raises why there is none."""
+        return self.run.result().id
 
     def _order(self, values: dict[str, Any]) -> Order:
         common = self.ticket.order
@@ -267,10 +275,9 @@ def carry_out_sweep(
 
     before: what was done already; when that has failed, no trial is run."""
     halt = Halt(workers.threads)
-    with stoppable(), side_by_side(), progress(f"sweep {Path(ticket.order.notebook).name}", plan.count) as bar:
-        bar("its MLflow run", 0)
-        run = run_of(ticket, registry)
-        sweep = _Sweep(dataclasses.replace(ticket, run=run.id), plan, run, workers, halt)
+    title = f"sweep {Path(ticket.order.notebook).name}"
+    with stoppable(), side_by_side(), progress(title, plan.count) as bar, ThreadPoolExecutor(1) as beside:
+        sweep = _Sweep(ticket, plan, beside.submit(run_of, ticket, registry), workers, halt)
         try:
             if before.error:
                 raise before.error
@@ -283,7 +290,7 @@ def carry_out_sweep(
         finally:
             halt()  # what still runs, when something else than a trial has failed
             workers.pool.shutdown(cancel_futures=True)  # before it is told where to go on
-    return _finished(sweep, sweep.trials, found)
+        return _finished(sweep, sweep.trials, found)
 
 
 def _finished(sweep: _Sweep, trials: tuple[Retrained, ...], found: dict[str, Any]) -> Swept:
@@ -297,7 +304,7 @@ def _finished(sweep: _Sweep, trials: tuple[Retrained, ...], found: dict[str, Any
         trials=trials,
         seconds=time.monotonic() - sweep.began,
         folder=str(ticket.folder),
-        run=sweep.run.id,
+        run=ticket.run,
         notes=notes,
         **found,
     )
@@ -308,13 +315,11 @@ def _finished(sweep: _Sweep, trials: tuple[Retrained, ...], found: dict[str, Any
         (said(n, t, sweep.best), t.seconds, "failed" if t.exit_code > 3 else "done", t.told)
         for n, t in enumerate(trials)
     ]
-    keep(swept, ticket, cases or [("sweep", swept.seconds, "failed", str(error))])
-    try:
-        names = ("summary.json", "summary.txt", "junit.xml")
-        texts = {name: (ticket.folder / name).read_text() for name in names}
-        sweep.run.keep({**texts, "trials.csv": as_csv(table(swept))})
-        sweep.run.note({"deploy_ext.outcome": swept.outcome, "deploy_ext.version": swept.version or ""})
-        sweep.run.end("FINISHED" if swept.exit_code in (0, 3) else "FAILED")
-    except DeployError as e:
-        return dataclasses.replace(swept, notes=(*swept.notes, f"The MLflow run was not completed: {e}"))
-    return swept
+    return kept(swept, ticket, cases or [("sweep", swept.seconds, "failed", str(error))], sweep.run, _record)
+
+
+def _record(run: Run, swept: Swept, texts: dict[str, str]) -> None:
+    """Complete the MLflow run."""
+    run.keep({**texts, "trials.csv": as_csv(table(swept))})
+    run.note({"deploy_ext.outcome": swept.outcome, "deploy_ext.version": swept.version or ""})
+    run.end("FINISHED" if swept.exit_code in (0, 3) else "FAILED")

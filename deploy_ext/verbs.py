@@ -500,6 +500,10 @@ def retrain(
     cwd: Annotated[str | None, Arg("the folder to run it in, instead of this one")] = None,
     timeout: Annotated[str | None, Arg("how long the job may take: 30s, 5m, 2h")] = None,
     cell_timeout: Annotated[str | None, Arg("how long a cell may take")] = None,
+    checkpoint_after: Annotated[
+        str | None,
+        Arg("save the state after each cell that took so long, 0s: after all; else if that costs little"),
+    ] = None,
     retries: Annotated[int, Arg("how often to try again after what may pass: a dead kernel, a broken connection")] = 0,
     backoff: Annotated[str, Arg("how long to wait before; twice as long each time")] = "30s",
     on_overlap: Annotated[str, Arg("when a job of this model is running: wait, skip or fail")] = "wait",
@@ -530,6 +534,7 @@ def retrain(
     else:
         words = {"data": data, "target": target, "gates": gates and str(gates.absolute()), "model": model}
         limits = {"timeout": seconds(timeout, "--timeout"), "cell_timeout": seconds(cell_timeout, "--cell-timeout")}
+        limits["checkpoint_after"] = seconds(checkpoint_after, "--checkpoint-after")
         pause = seconds(backoff, "--backoff") or 0.0
         places = {"out": out, "kernel": kernel, "cwd": cwd, "promote": promote, "retries": retries, "backoff": pause}
         told = {**words, **limits, **places, "best": best, "twice": check_reproducible}

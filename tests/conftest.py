@@ -40,6 +40,19 @@ def _project(_session_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def _jobs() -> Iterator[None]:
+    """No job that a test has started, and that failed, keeps the machine busy."""
+    from jobs import RUNNING
+
+    yield
+    while RUNNING:
+        job = RUNNING.pop()
+        if job.poll() is None:
+            job.kill()
+            job.communicate()
+
+
 @pytest.fixture(scope="session")
 def _told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which `stories.tell` has been told once."""

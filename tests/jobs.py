@@ -14,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 import deploy_ext
 from deploy_ext.summary import Retrained
 
+RUNNING: list[subprocess.Popen[str]] = []  # jobs of the test that is under way
 PARAMETERS = "months: int = 3  # how many months of flights\nseed: int = 0"
 
 
@@ -47,9 +48,10 @@ def resumed(word: str, **told: Any) -> Retrained:
 
 
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """A job in a process of its own, which has a terminal's signals."""
+    """A job in a process of its own, which has a terminal's signals; it ends with the test at the latest."""
     code = "import sys; from deploy_ext.cli import main; sys.exit(main())"
     environment = {**os.environ, "DEPLOY_EXT_PROJECT": str(folder)}
     command = [sys.executable, "-c", code, "retrain", *words]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+    RUNNING.append(subprocess.Popen(command, cwd=folder, env=environment, **pipes))
+    return RUNNING[-1]

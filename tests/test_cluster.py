@@ -130,6 +130,15 @@ def book(folder: Path, *cells: str, more: str = "") -> str:
     return notebook(folder / "train.ipynb", *cells, parameters=f"depth: int = 3{more}")
 
 
+TWO = ("train.ipynb", "-p", "depth=3,4", "--grid", "--best", "score", "--checkpoint-after", "0s")
+
+
+def at_work(job: subprocess.Popen[str], folder: Path) -> None:
+    """Wait until both trials have come to where they wait."""
+    until(lambda: all((folder / f"at-{depth}").exists() for depth in (3, 4)) or job.poll() is not None, 120)
+    assert job.poll() is None, job.communicate()
+
+
 def sweep(path: str, *parameters: str, **told: Any) -> Swept:
     """A sweep in this process."""
     found = deploy_ext.retrain(path, parameters, grid=True, **told)
@@ -171,9 +180,9 @@ def test_a_sweep_on_ray_is_the_sweep_that_it_is_here(nodes: Nodes, tmp_path: Pat
 def test_a_node_that_dies_in_the_middle_loses_no_result(nodes: Nodes, tmp_path: Path) -> None:
     book(tmp_path, LOG, WAIT, "score = depth")
     (tmp_path / "stop").touch()
-    job = started(tmp_path, "train.ipynb", "-p", "depth=3,4", "--grid", "--best", "score", "--on", nodes.on)
-    until(lambda: ((tmp_path / "at-3").exists() and (tmp_path / "at-4").exists()) or job.poll() is not None)
-    assert all(len(called(raylet)) == 1 for raylet in nodes.raylets)
+    job = started(tmp_path, *TWO, "--on", nodes.on)
+    at_work(job, tmp_path)
+    until(lambda: [len(called(raylet)) for raylet in nodes.raylets] == [1, 1])
     killed(nodes.raylets[1])
     (tmp_path / "stop").unlink()
     out, err = job.communicate(timeout=120)
@@ -188,10 +197,10 @@ def test_a_command_that_is_stopped_or_killed_leaves_nothing_running_and_resume_f
 ) -> None:
     book(tmp_path, LOG, WAIT, "score = depth")
     (tmp_path / "stop").touch()
-    words: tuple[str, ...] = ("train.ipynb", "-p", "depth=3,4", "--grid", "--best", "score", "--on", nodes.on)
+    words: tuple[str, ...] = (*TWO, "--on", nodes.on)
     for number, code in ((signal.SIGTERM, 7), (signal.SIGKILL, -9)):
         job = started(tmp_path, *words)
-        until(lambda job=job: ((tmp_path / "at-3").exists() and (tmp_path / "at-4").exists()) or job.poll() is not None)
+        at_work(job, tmp_path)
         job.send_signal(number)
         _, err = job.communicate(timeout=60)
         assert job.returncode == code, err
@@ -270,11 +279,10 @@ def test_dask_loses_no_result_with_a_worker(tmp_path: Path) -> None:
     book(tmp_path, LOG, WAIT, "score = depth")
     (tmp_path / "stop").touch()
     with contextlib.closing(local_cluster(n_workers=2)) as cluster:
-        words = ("train.ipynb", "-p", "depth=3,4", "--grid", "--best", "score")
-        job = started(tmp_path, *words, "--on", f"dask={cluster.scheduler_address}")
-        until(lambda: ((tmp_path / "at-3").exists() and (tmp_path / "at-4").exists()) or job.poll() is not None)
+        job = started(tmp_path, *TWO, "--on", f"dask={cluster.scheduler_address}")
+        at_work(job, tmp_path)
         workers = [psutil.Process(nanny.process.pid) for nanny in cluster.workers.values()]
-        assert [len(called(worker)) for worker in workers] == [1, 1]
+        until(lambda: [len(called(worker)) for worker in workers] == [1, 1])
         killed(workers[0])
         (tmp_path / "stop").unlink()
         out, err = job.communicate(timeout=120)

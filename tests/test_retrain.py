@@ -212,6 +212,13 @@ def test_killed_in_cell_k_it_ends_as_if_nothing_had_been(tmp_path: Path, undistu
         resumed(again.job)
 
 
+@pytest.mark.parametrize(("least", "left"), [("0s", 1), ("2s", 2), ("1h", 5)])
+def test_the_state_is_saved_after_each_cell_that_took_so_long(tmp_path: Path, least: str, left: int) -> None:
+    cells = ("a = 1", "import time\ntime.sleep(2.1)", "b = 2", "assert months > 3")
+    job = retrain(notebook(tmp_path / "train.ipynb", *cells), checkpoint_after=least)
+    assert (job.outcome, resumed("last").ran) == ("failed", left)
+
+
 def test_sigterm_ends_it_with_its_state_saved(tmp_path: Path) -> None:
     notebook(tmp_path / "train.ipynb", *STEPS[:2], f"open('log', 'a').write('x'){STOP}")
     (tmp_path / "stop").touch()
