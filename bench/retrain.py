@@ -76,11 +76,16 @@ def write(path: Path, sources: list[str]) -> None:
     nbformat.write(new_notebook(cells=made, metadata=about), path)
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """Of the processes: they keep the byte code of what they import, as is usual, and their project is `folder`."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"DEPLOY_EXT_PROJECT": str(folder)}
+
+
 def timed(command: list[str], folder: Path) -> float:
     """Seconds that a process takes."""
     began = time.perf_counter()
-    environment = os.environ | {"DEPLOY_EXT_PROJECT": str(folder)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return time.perf_counter() - began
 
@@ -142,10 +147,9 @@ def many(folder: Path) -> int:
     write(folder / "short.ipynb", ["score = seed"])
     seeds = ",".join(map(str, range(200)))
     words = ["short.ipynb", "-p", f"seed={seeds}", "--grid", "--force", "--jobs", "8", "--json"]
-    environment = os.environ | {"DEPLOY_EXT_PROJECT": str(folder)}
     began = time.perf_counter()
     done = subprocess.run(
-        [str(BIN / "deploy-ext"), "retrain", *words], cwd=folder, env=environment, capture_output=True, text=True
+        [str(BIN / "deploy-ext"), "retrain", *words], cwd=folder, env=environment(folder), capture_output=True, text=True
     )
     trials = json.loads(done.stdout)["trials"]
     failed = sum(trial["outcome"] != "done" for trial in trials)
