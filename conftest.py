@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 
 CELL_TIMEOUT = 120.0  # seconds
+LONG = (  # files of tests that take minutes: they begin first, so that no process has to wait for one at the end
+    *("test_retrain", "test_registry", "test_job_second_day", "test_sweep", "test_notify", "test_dvc", "test_cluster"),
+    *("test_targets", "test_cli", "test_bad_input", "test_server", "test_batch", "test_compile", "test_report"),
+)
 RUNNERS = ("execnb", "fastcore", "IPython")  # frames of these say nothing about the page
 
 
@@ -34,7 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --slow, tests marked slow are deselected; -m slow asks for them, too."""
+    """Long files first. Without --slow, tests marked slow are deselected; -m slow asks for them, too."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     if config.getoption("--slow") or "slow" in str(config.getoption("markexpr")):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]

@@ -149,7 +149,11 @@ def many(folder: Path) -> int:
     words = ["short.ipynb", "-p", f"seed={seeds}", "--grid", "--force", "--jobs", "8", "--json"]
     began = time.perf_counter()
     done = subprocess.run(
-        [str(BIN / "deploy-ext"), "retrain", *words], cwd=folder, env=environment(folder), capture_output=True, text=True
+        [str(BIN / "deploy-ext"), "retrain", *words],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
     )
     trials = json.loads(done.stdout)["trials"]
     failed = sum(trial["outcome"] != "done" for trial in trials)

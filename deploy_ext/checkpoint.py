@@ -33,6 +33,7 @@ from deploy_ext.state import (
     written,
 )
 from .surroundings import PARTS, changed, give_back, packages, quiet, surround, surroundings, taken, undrawn
+from .watching import noted, take_up
 
 # %% auto #0
 __all__ = ['Saved', 'save', 'Restored', 'restore']
@@ -141,9 +142,10 @@ def _pickle(ip: Shell, writer: Writer) -> None:
     with quiet() as filters, undrawn():
         try:
             parts = {**taken(PARTS), "warnings": filters}
+            reads = noted()
             out = pickler(ip, writer, writer.buffer, views(mine))
             out.dump(surroundings())
-            out.dump({"variables": mine, "parts": parts, "count": ip.execution_count})
+            out.dump({"variables": mine, "parts": parts, "count": ip.execution_count, "reads": reads})
         except (KeyboardInterrupt, SystemExit, Stop):
             raise
         except BaseException as e:  # whatever a user's object raises must not fail the job
@@ -237,6 +239,7 @@ def _taken_up(ip: Shell, folder: Path, made: Checkpoint, first: str) -> list[str
             ip.user_ns["__builtins__"] = builtins
     ip.user_ns.update(kept["variables"])
     ip.execution_count = kept["count"]
+    take_up(kept["reads"])
     return notes + give_back(kept["parts"])
 
 

@@ -64,7 +64,10 @@ class Pool(Executor):
         except BaseException as e:  # of the engine: no node is left, a node cannot import us, it was cancelled
             value, error = None, EndpointFailed(f"the cluster could not do it. {one_line(e)}")
         self.running.discard(found)
-        found.set_exception(error) if error else found.set_result(value)
+        if error:
+            found.set_exception(error)
+        else:
+            found.set_result(value)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Wait until all calls have ended; those that are cancelled have some seconds."""

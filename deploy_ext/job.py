@@ -224,8 +224,8 @@ class Watch:
         return self.spent + self.last <= SHARE * (moment - self.began) + ALLOWANCE
 
     def end(self, client: Any) -> None:
-        """All cells have run: ask what they have read, if all of them ran in this kernel, and for the figure."""
-        if self.job.folder and self.job.python and self.first == 0:
+        """All cells have run: ask what they have read, and for the figure."""
+        if self.job.folder and self.job.python:
             with contextlib.suppress(NotebookFailed):
                 told = _ask(client, "__import__('deploy_ext.reads', fromlist=['report']).report().to_json()")
                 write_atomic(self.job.folder / READS, told, mode=0o600)

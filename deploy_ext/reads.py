@@ -21,10 +21,10 @@ from typing import Any
 from .core import InvalidRequest, digest, project, write_atomic
 from .inotify import Stamp, stamp_of
 from .records import FORMAT, Record
-from .watching import BY_PYTHON, ELSEWHERE, LOGS, READERS, Log, inside, kept
+from .watching import ELSEWHERE, LOGS, LOST, READERS, Log, inside, kept
 
 # %% auto #0
-__all__ = ['RECENT', 'Read', 'Folder', 'Reads', 'together', 'recall', 'remember', 'content_of', 'names_in', 'report', 'named']
+__all__ = ['RECENT', 'Read', 'Folder', 'Reads', 'recall', 'remember', 'content_of', 'names_in', 'report', 'named']
 
 # %% ../nbs/42_reads.ipynb #reads-records-code
 @dataclass(frozen=True, repr=False)
@@ -98,21 +98,6 @@ class Reads(Record):
                 for v in named
             ]
         )
-
-# %% ../nbs/42_reads.ipynb #reads-together-code
-def together(earlier: Reads, later: Reads) -> Reads:
-    """What both parts of a run have read."""
-    files = {f.path: f for f in earlier.files}
-    for file in later.files:
-        before = files.get(file.path, file)
-        other = before.fault or file.fault or ("changed while it ran" if before.sha256 != file.sha256 else "")
-        files[file.path] = replace(file, fault=other)
-    folders = {f.path: f for f in (*earlier.folders, *later.folders)}
-    both = {
-        name: tuple(dict.fromkeys(getattr(earlier, name) + getattr(later, name)))
-        for name in ("hosts", "programs", "unseen")
-    }
-    return replace(later, files=tuple(files[p] for p in sorted(files)), folders=tuple(folders.values()), **both)
 
 # %% ../nbs/42_reads.ipynb #reads-memory-code
 RECENT = 2_000_000_000  # ns
@@ -236,17 +221,13 @@ def _hosts(log: Log) -> Iterator[str]:
 def _unseen(log: Log) -> Iterator[str]:
     """What may have read something that nobody saw."""
     yield from log.named.get("elsewhere", ())
-    watched = log.opened is not None and log.opened.complete
-    active = log.opened and any(p not in log.read and p not in log.written for p in list(log.opened.opens))
     readers = log.named.get("reader", {})
-    for reader in readers:
-        if not (watched and (active or any(p.endswith(BY_PYTHON.get(reader, ())) for p in log.read))):
-            yield reader
+    yield from (reader for reader in readers if not log.saw(reader))
     for module, name in {**READERS, **ELSEWHERE}.items():
         if module in sys.modules and name not in readers:  # it came in without an event
             yield name
     if log.lost:
-        yield "something that could not be noted"
+        yield LOST
 
 
 def report(memory: str | Path | None = None) -> Reads:

@@ -35,7 +35,7 @@ from deploy_ext.core import (
 )
 from .dvc import pull, repository
 from .earlier import key_of
-from .job import title
+from .job import STATE, title
 from .keeping import cells_of, kept
 from .order import Order, Ticket, alone, load, new_id, parameters_of, prepared
 from .parameters import table
@@ -256,6 +256,8 @@ def carry_out(
     halt, parent: of a trial, which shows nothing by itself: what stops it together with others, and their MLflow run.
     before: what was done already, in the time of the job; when that has failed, the notebook is not run.
     """
+    if (ticket.folder / STATE).exists() and ticket.key != key_of(ticket.order):
+        ticket = dataclasses.replace(ticket, key="").keep()  # a part of it ran with something else
     with stoppable(), ThreadPoolExecutor(1) as beside:
         course = Course(ticket, halt, time.monotonic() - before.seconds)
         course.run = beside.submit(_beside, course.running, ticket, registry, parent)

@@ -25,7 +25,7 @@ from .core import project
 from .inotify import Opened, Stamp, stamp_of
 
 # %% auto #0
-__all__ = ['Note', 'READERS', 'ELSEWHERE', 'BY_PYTHON', 'LOGS', 'inside', 'kept', 'Log', 'watch']
+__all__ = ['Note', 'READERS', 'ELSEWHERE', 'BY_PYTHON', 'LOGS', 'LOST', 'inside', 'kept', 'Log', 'watch', 'noted', 'take_up']
 
 # %% ../nbs/41_watching.ipynb #watching-aside-code
 _PREFIX = ("bin", "etc", "include", "lib", "lib64", "libexec", "share/jupyter", "ssl")
@@ -104,6 +104,15 @@ class Log:
             self.ports.setdefault(more, set()).add(what)
         else:
             self.named.setdefault(kind, {})[what] = None
+
+    def saw(self, reader: str) -> bool:
+        """Whether files were seen that this library may have opened."""
+        if reader in self.named.get("seen", ()):
+            return True
+        if self.opened is None or not self.opened.complete:
+            return False
+        active = any(p not in self.read and p not in self.written for p in list(self.opened.opens))
+        return active or any(p.endswith(BY_PYTHON.get(reader, ())) for p in self.read)
 
     def receive(self) -> None:
         """Take over what forked processes have noted."""
@@ -289,6 +298,7 @@ _ACTS: dict[str, Callable[..., Note | None]] = {
 
 # %% ../nbs/41_watching.ipynb #watching-watch-code
 LOGS: list[Log] = []  # the one of this process
+LOST = "something that could not be noted"
 
 
 def _start(log: Log) -> None:
@@ -339,3 +349,37 @@ def _hook(log: Log) -> Callable[[str, tuple[Any, ...]], None]:
             log.lost += 1
 
     return hook
+
+# %% ../nbs/41_watching.ipynb #watching-on-code
+def noted() -> list[Note]:
+    """All that has been noted in this process until now."""
+    if not LOGS:
+        return []
+    log = LOGS[0]
+    before, log.quiet = log.quiet, threading.get_ident()
+    try:
+        log.receive()
+        if log.opened:
+            log.opened.drain()
+        read = {**(log.opened.reads() if log.opened else {}), **log.read}
+        seen = [reader for reader in log.named.get("reader", ()) if log.saw(reader)]
+    finally:
+        log.quiet = before
+    found: list[Note] = [("write", path, None) for path in log.written]
+    found += [("read", path, stamp) for path, stamp in read.items() if path not in log.written]
+    found += [("write", path, None) for path in log.rewritten]
+    found = [note for note in found if not log.skips(note[1])]
+    found += [("name", host, port) for port, hosts in log.ports.items() for host in hosts]
+    found += [(kind, what, None) for kind, names in log.named.items() for what in names]
+    found += [("seen", reader, None) for reader in seen]
+    return found + ([("elsewhere", LOST, None)] if log.lost else [])
+
+
+def take_up(notes: Iterable[Note]) -> None:
+    """Note what an earlier process has noted, as if it had been here and before all else."""
+    if LOGS:
+        log = LOGS[0]
+        for kind, what, more in notes:
+            if kind == "read":
+                log.read.pop(what, None)
+            log.take(kind, what, more)

@@ -24,7 +24,7 @@ from kernels import SECONDS, ask, kernel
 
 from deploy_ext.cache import cacheable, changed
 from deploy_ext.core import InvalidRequest, digest
-from deploy_ext.reads import Folder, Read, Reads, named, report, together
+from deploy_ext.reads import Folder, Read, Reads, named, report
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="inotify is of Linux")
 
@@ -450,11 +450,17 @@ def test_a_record_survives_json_and_tells_what_differs(
         assert changed(told, folder) == f"{which} has changed"
 
 
+KEEP = "import pickle\nfrom deploy_ext.watching import noted, take_up\n"
+
+
 def test_two_kernels_of_one_run(data: Path) -> None:
-    first = ran(data, "open('data/t.csv'); open('data/t.txt')")
-    second = ran(data, "open('data/t.csv'); import os; os.listdir('data')")
-    both = together(first, second)
-    assert inside(both) == {"data/t.csv", "data/t.txt"} and [f.path for f in both.folders] == ["data"]
-    assert cacheable(both) == ""
+    """What the first has read counts as it was then, in whatever way it was read."""
+    read = "open('data/t.csv'); open('data/t.txt'); open('made', 'w')"
+    read += "; import pandas as pd; pd.read_parquet('data/t.parquet')"
+    ran(data, f"{KEEP}{read}\npickle.dump(noted(), open('notes', 'wb'))")
+    on = f"{KEEP}take_up(pickle.load(open('notes', 'rb')))\nopen('made').close(); import os; os.listdir('data')"
+    both = ran(data, on)
+    assert inside(both) == {"data/t.csv", "data/t.txt", "data/t.parquet", "notes"}
+    assert [f.path for f in both.folders] == ["data"] and cacheable(both) == ""
     (data / "data" / "t.csv").write_text("x")
-    assert cacheable(together(first, ran(data, "open('data/t.csv')"))) == "data/t.csv changed while it ran"
+    assert cacheable(ran(data, f"{on}\nopen('data/t.csv')")) == "data/t.csv changed while it ran"

@@ -272,6 +272,40 @@ def test_what_was_done_already_is_not_done_again(tmp_path: Path) -> None:
     assert not forced.cached and forced.job != other.job
 
 
+@pytest.mark.parametrize("reader", ["csv", "parquet"])
+def test_a_job_that_went_on_in_another_kernel_is_not_done_again(tmp_path: Path, reader: str) -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame({"a": [1, 2]})
+    write = {"csv": frame.to_csv, "parquet": frame.to_parquet}[reader]
+    write(tmp_path / f"numbers.{reader}", index=False)
+    load = f"import pandas as pd\nframe = pd.read_{reader}('numbers.{reader}')"
+    book = notebook(tmp_path / "train.ipynb", load, "assert months == 2 or not open('ready').read()", "total = 3")
+    (tmp_path / "ready").write_text("no")
+    assert retrain(book, "months=1", checkpoint_after="0s").outcome == "failed"
+    (tmp_path / "ready").write_text("")
+    on = resumed("last")
+    assert (on.outcome, on.ran) == ("done", 2)
+    again = retrain(book, "months=1")
+    assert (again.cached, again.job) == (True, on.job)
+    frame.assign(b=1).to_csv(tmp_path / "more.csv")
+    (tmp_path / "ready").write_text("no")
+    assert retrain(book, "months=1", force=True, checkpoint_after="0s").outcome == "failed"
+    (tmp_path / "ready").write_text("")
+    getattr(frame.assign(a=7), f"to_{reader}")(tmp_path / f"numbers.{reader}", index=False)
+    mixed = resumed("last")  # its variables come from a file that is another one now
+    assert mixed.outcome == "done" and not retrain(book, "months=1").cached
+
+
+def test_what_went_on_with_other_code_is_not_an_answer(tmp_path: Path) -> None:
+    book = notebook(tmp_path / "train.ipynb", "a = 1", "assert a == 2")
+    assert retrain(book).outcome == "failed"
+    notebook(tmp_path / "train.ipynb", "a = 1", "assert a == 1")
+    assert resumed("last").outcome == "done"
+    first = retrain(book)
+    assert not first.cached and retrain(book).cached
+
+
 # tried again
 
 
