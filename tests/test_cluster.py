@@ -97,8 +97,6 @@ def _apart() -> Iterator[None]:
         for name, value in {**LONELY, "RAY_TMPDIR": folder, "RAY_AUTH_TOKEN_PATH": str(token)}.items():
             patch.setenv(name, value)
         patch.setenv("RAY_worker_niceness", "0")  # others are at work here, too
-        patch.setenv("PYTHONPYCACHEPREFIX", f"{folder}/compiled")  # dozens of processes import the same
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         patch.delenv("RAY_ADDRESS", raising=False)
         yield
     shutil.rmtree(folder, ignore_errors=True)
