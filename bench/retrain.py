@@ -1,7 +1,7 @@
 """What a job costs beside bare papermill, a rerun that is answered, and what a sweep gains from a second core.
 
 papermill and deploy-ext run the same notebook in turns, as processes of their own; each figure is a median of three.
-The job is a notebook of 40 cells with checkpoints on, once of seconds and once of about a minute. A sweep of eight jobs
+The job is a notebook of 40 cells with checkpoints on, once short and once some times as long. A sweep of eight jobs
 runs one at a time and two at a time, beside the same cells in bare processes, which says what the second core is worth
 here; and 200 short notebooks run eight at a time. Prints a table; exits 1 when a job takes more than 1.15 times
 papermill, an answered rerun 2 s or more, eight jobs two at a time are less than 1.7 times as fast as one at a time, or
@@ -169,11 +169,11 @@ def main() -> int:
         timed([str(BIN / "papermill"), "warm.ipynb", "out.ipynb"], folder)
         print(machine("deploy_ext", "papermill", "nbclient"))
         short, answered = jobs(folder, cells(20, 20_000), TURNS, "40 cells, a job of seconds")
-        long, _ = jobs(folder, cells(300, 200_000), 2, "40 cells, a job of a minute")
+        long, _ = jobs(folder, cells(300, 200_000), 2, "40 cells, a longer job")
         gain, failed = sweep(folder, 2), many(folder)
     limits = {
         f"job of seconds: {short:.2f} times papermill, limit {RATIO}": short <= RATIO,
-        f"job of a minute: {long:.2f} times papermill, limit {RATIO}": long <= RATIO,
+        f"longer job: {long:.2f} times papermill, limit {RATIO}": long <= RATIO,
         f"answered: {answered:.2f} s, limit {ANSWERED}": answered < ANSWERED,
         f"two at a time: {gain:.2f} times as fast, at least {GAIN}": gain >= GAIN,
         f"failed of 200: {failed}": failed == 0,
