@@ -267,6 +267,7 @@ import deploy_ext
 from deploy_ext.core import DeployError
 
 os.mkdir("other")  # a new project, and no new process
+Path("other/deploy.toml").touch()
 os.environ["DEPLOY_EXT_PROJECT"] = os.path.abspath("other")
 Path("full").touch()
 try:

@@ -255,6 +255,29 @@ def test_what_cannot_be_kept_leads_back_to_the_cell_before_it(tmp_path: Path) ->
     assert (again.outcome, again.ran) == ("done", 3) and "read 1 one\n two" in outputs(again)
 
 
+GPU = """
+class Device(str):
+    type = "cuda"
+class Tensor:
+    device = Device("cuda:0")
+def get_rng_state():
+    return 0
+def set_rng_state(was):
+    pass
+"""
+
+
+def test_a_tensor_on_a_gpu_leads_back_to_the_cell_before_it(tmp_path: Path) -> None:
+    """With a stand-in for PyTorch: no machine of ours has a GPU."""
+    (tmp_path / "torch.py").write_text(GPU)
+    cells = ["a = 1", "import torch\nx = torch.Tensor()", "b = 2"]
+    failed = retrain(notebook(tmp_path / "train.ipynb", *cells, "assert b == months"))
+    assert any("cell 3: `x`, a tensor on cuda:0" in note and "after cell 2" in note for note in failed.notes)
+    notebook(tmp_path / "train.ipynb", *cells, "assert b < months")
+    again = resumed("last")
+    assert (again.outcome, again.ran) == ("done", 3)
+
+
 # done already
 
 

@@ -142,10 +142,11 @@ def test_sigterm_stops_all_of_them(tmp_path: Path) -> None:
     assert isinstance(done, Swept) and (done.outcome, len(done.trials)) == ("done", 3)
 
 
-def test_many_short_notebooks_eight_at_a_time(tmp_path: Path) -> None:
-    done = sweep(book(tmp_path, "score = depth"), f"depth={','.join(map(str, range(32)))}", jobs=8, best="score")
-    assert [t.told for t in done.trials if t.outcome != "done"] == [] and done.winner == 31
-    assert len(below(done.run)) == 32
+@pytest.mark.parametrize("count", [32, pytest.param(200, marks=pytest.mark.slow)])
+def test_many_short_notebooks_eight_at_a_time(tmp_path: Path, count: int) -> None:
+    done = sweep(book(tmp_path, "score = depth"), f"depth={','.join(map(str, range(count)))}", jobs=8, best="score")
+    assert [t.told for t in done.trials if t.outcome != "done"] == [] and done.winner == count - 1
+    assert len(below(done.run)) == count
 
 
 SWEEP = "method: {}\nruns: 6\nseed: 1\nparameters:\n  depth: [3, 4, 5, 6]\n  rate: {{min: 0.01, max: 1.0, log: true}}\n"
