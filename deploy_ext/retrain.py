@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.metadata
 import platform
 import threading
 import time
@@ -20,6 +18,7 @@ from typing import Any
 
 from .attempts import Course, attempt_all
 from .bundle import open_bundle
+from .cache import environment
 from .capture import git
 from deploy_ext.core import (
     DeployError,
@@ -118,8 +117,9 @@ def run_of(ticket: Ticket, registry: Registry, parent: str = "") -> Run:
     run = begin(registry.store, f"retrain {order.model or Path(order.notebook).stem}", known, order.parameters)
     dataclasses.replace(ticket, run=run.id).keep()
     if not parent:
-        installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
-        texts = {"environment.txt": "\n".join(dict.fromkeys(installed)) + "\n", "diff.patch": state.diff}
+        packages = {name: version.partition(" ")[0] for name, version in environment().items()}
+        installed = (f"{name}=={packages[name]}\n" for name in packages.keys() - {"python", "platform"})
+        texts = {"environment.txt": "".join(sorted(installed)), "diff.patch": state.diff}
         run.keep({name: text for name, text in texts.items() if text})
     return run
 
