@@ -266,7 +266,7 @@ def pull(folder: str | Path, limit: float | None = None) -> str:
         out, errors = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         _stopped(process)
-        raise TimedOut(f"dvc pull in {place} was not done within {limit:.3g} seconds, the time of the job") from None
+        raise TimedOut(f"dvc pull in {place} was not done in the time of the job ({limit:.1f} s were left)") from None
     except BaseException:
         _stopped(process)
         raise
