@@ -286,7 +286,7 @@ def test_the_time_of_the_job_is_also_that_of_dvc(slow: Path) -> None:
     book = notebook(slow.parent / "train.ipynb", "x = 1")
     job = retrain(book, dvc_pull=True, timeout="1s")
     assert (job.outcome, job.exit_code, job.ran) == ("timed out", 7, 0)
-    told_everywhere(job, "was not done in the time of the job (1.0 s were left)")
+    told_everywhere(job, "was not done in the time of the job (")
     assert not alive(int(slow.read_text()))
 
 
