@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .bundle import Answers, answer
-from .cluster import engine
+from .cluster import LOCAL, engine
 from .contract import Contract
 from .core import ContractViolated, DeployError, InvalidRequest, cpus, pick
 from .output import Output, names
@@ -448,7 +448,7 @@ def _spread(order: Order, files: Files, step: Callable[..., None], on: str) -> M
 
 
 def score_files(
-    order: Order, files: Files, out: str | Path, step: Callable[..., None] = print, on: str = "local"
+    order: Order, files: Files, out: str | Path, step: Callable[..., None] = print, on: str = LOCAL
 ) -> Scoring:
     """Score files, each into its own, here or `on` a cluster; `step` is told a text and by how many MB it is further.
 
@@ -461,9 +461,7 @@ def score_files(
             made[target] = _skipped(source, target, told)
     left = [(source, target) for source, target in files if target not in made]
     if left:
-        with contextlib.closing(
-            _in_turn(order, left, step) if on == "local" else _spread(order, left, step, on)
-        ) as done:
+        with contextlib.closing(_in_turn(order, left, step) if on == LOCAL else _spread(order, left, step, on)) as done:
             made |= done
     found, seconds = tuple(made[target] for _, target in files), time.perf_counter() - began
     sums = {key: sum(getattr(f, key) for f in found) for key in ("rows", "asked", "faulty")}

@@ -226,17 +226,17 @@ def _default(node: ast.expr, source: str) -> tuple[Any, bool]:
 
 # %% ../nbs/42_declaration.ipynb #declaration-declared-code
 def declared(
-    notebook: Mapping[str, Any], lenient: bool = False, secrets: Iterable[str] = (), language: str | None = None
+    notebook: Mapping[str, Any], lenient: bool = False, secrets: Iterable[str] = (), language: str = "python"
 ) -> tuple[Parameter, ...]:
     """The parameters of a notebook (nbformat 4), read from its first code cell tagged `parameters`, which is not run.
 
     secrets: names, in any case, that are secret without an annotation. lenient: of a cell that cannot be parsed take
     what stands before the fault, and of `secrets` also those that a cell reads and nothing declares. Raises
-    `InvalidRequest` on such a cell otherwise. language: instead of what the notebook says of itself; one in another
-    than Python has those secrets alone that it reads from its environment.
+    `InvalidRequest` on such a cell otherwise. language: what its kernel speaks; a notebook in another than Python has
+    those secrets alone that it reads from its environment.
     """
     cells = [c for c in notebook.get("cells", ()) if c.get("cell_type", "code") == "code"]
-    if not _speaks_python(notebook.get("metadata", {}), language):
+    if language != "python":
         return tuple(Parameter(name, "Secret", required=True, secret=True) for name in _asked_of_environment(cells))
     at = next((i for i, c in enumerate(cells) if TAG in (c.get("metadata", {}).get("tags") or ())), None)
     hidden, found = {name.lower() for name in secrets}, dict[str, Parameter]()
@@ -246,11 +246,11 @@ def declared(
             for node in _statements(begun(source_of(cell))[1].body):
                 _learn(node, scope)
         found = _read(*_parsed(source_of(cells[at]), lenient), scope, hidden)
-    spoken = _spoken(cells, hidden) if lenient and hidden else ()
-    return (*found.values(), *(Parameter(n, "Secret", required=True, secret=True) for n in spoken if n not in found))
+    read = _read_first(cells, hidden) if lenient and hidden else ()
+    return (*found.values(), *(Parameter(n, "Secret", required=True, secret=True) for n in read if n not in found))
 
 
-def _spoken(cells: Iterable[Mapping[str, Any]], names: set[str]) -> list[str]:
+def _read_first(cells: Iterable[Mapping[str, Any]], names: set[str]) -> list[str]:
     """Those of the names that cells read before they assign them."""
     read: dict[str, bool] = {}
     for node in (node for cell in cells for node in mended(source_of(cell)).body):
@@ -265,11 +265,6 @@ def _spoken(cells: Iterable[Mapping[str, Any]], names: set[str]) -> list[str]:
             used |= {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
         read |= {name: name in used for name in sorted(used | made) if name.lower() in names and name not in read}
     return [name for name, first in read.items() if first]
-
-
-def _speaks_python(metadata: Mapping[str, Any], language: str | None) -> bool:
-    told = metadata.get("kernelspec", {}).get("language") or metadata.get("language_info", {}).get("name")
-    return (language or told or "python").lower() in ("python", "ipython")
 
 
 def _asked_of_environment(cells: Iterable[Mapping[str, Any]]) -> list[str]:

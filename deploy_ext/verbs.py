@@ -29,7 +29,7 @@ from .bundle import Bundle, open_bundle
 from .capture import data_digest, git, notebook, reload
 from .card import card
 from .checkup import delivery, examine
-from .cluster import chosen
+from .cluster import LOCAL, chosen
 from .contract import Contract, infer
 from deploy_ext.core import (
     DeployError,
@@ -533,13 +533,13 @@ def retrain(
         plan = plan and dataclasses.replace(plan, on=on or plan.on, jobs=jobs or plan.jobs)
     else:
         words = {"data": data, "target": target, "gates": gates and str(gates.absolute()), "model": model}
-        limits = {"timeout": seconds(timeout, "--timeout"), "cell_timeout": seconds(cell_timeout, "--cell-timeout")}
-        limits["checkpoint_after"] = seconds(checkpoint_after, "--checkpoint-after")
+        times = {"timeout": timeout, "cell_timeout": cell_timeout, "checkpoint_after": checkpoint_after}
+        limits = {name: seconds(said, f"--{name.replace('_', '-')}") for name, said in times.items()}
         pause = seconds(backoff, "--backoff") or 0.0
         places = {"out": out, "kernel": kernel, "cwd": cwd, "promote": promote, "retries": retries, "backoff": pause}
         told = {**words, **limits, **places, "best": best, "twice": check_reproducible}
         if tried:
-            plan = Plan(tried[0], file=file and str(file), lenient=lenient, jobs=jobs, force=force, on=on or "local")
+            plan = Plan(tried[0], file=file and str(file), lenient=lenient, jobs=jobs, force=force, on=on or LOCAL)
             order, plan = planned_sweep(str(notebook), tried, plan, **told)
         else:
             order = asked(str(notebook), parameters, file, lenient, **told)
@@ -691,7 +691,7 @@ def predict(
     out: Annotated[Path | None, Arg("score files of any size without an endpoint, into this folder", "file")] = None,
     keep: Annotated[tuple[str, ...], Arg("with --out: columns to hand on, as id,day or none; all by default")] = (),
     on_fault: Annotated[str, Arg("with --out, for rows that break the contract: fail, or mark (say why)")] = "fail",
-    on: Annotated[str, Arg("with --out, where files are scored: local, ray, dask, or ray=10.0.0.1:6379")] = "local",
+    on: Annotated[str, Arg("with --out, where files are scored: local, ray, dask, or ray=10.0.0.1:6379")] = LOCAL,
 ) -> Any:
     """Ask a running endpoint over HTTP: a frame with the data's index, the prediction, probabilities, and the version.
 
@@ -706,7 +706,7 @@ def predict(
         pick(FAULTS, on_fault, f"--on-fault: '{on_fault}' is none.")
         chosen(on)
         return _to_files(name, {"keep": columns(keep), "on_fault": on_fault}, pairs(words_of(data), out), Path(out), on)
-    if keep or on_fault != "fail" or on != "local":
+    if keep or on_fault != "fail" or on != LOCAL:
         raise InvalidRequest("--keep, --on-fault and --on are for answers in files. Name their folder: --out scored/")
     ref = ModelRef.parse(name)
     (endpoint,) = targets.status(_called(ref))

@@ -27,6 +27,7 @@ from deploy_ext.declaration import HIDDEN, Parameter, declared
 from deploy_ext.given import Given, given
 from deploy_ext.literals import Member, guess, plain
 from deploy_ext.parameters import bind, code, grid, table
+from deploy_ext.report import spoken
 
 
 def notebook(source: str | list[str], *before: str, tags: tuple[str, ...] = ("parameters",)) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def test_a_notebook_without_a_parameters_cell_has_none() -> None:
 )
 def test_a_notebook_of_another_language_has_none(metadata: dict[str, Any]) -> None:
     nb = notebook("x = c(1, 2)\ny <- function(x) {") | {"metadata": metadata}
-    assert declared(nb) == ()
+    assert declared(nb, language=spoken(nb["metadata"])) == ()
     with pytest.raises(InvalidRequest, match="--lenient"):
         bind((), given(["x=1"]))
 
