@@ -2960,6 +2960,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'deploy_ext.verbs.Word': ('verbs.html#word', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs.Word._rows': ('verbs.html#word._rows', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs._as_label': ('verbs.html#_as_label', 'deploy_ext/verbs.py'),
+                                  'deploy_ext.verbs._as_ordered': ('verbs.html#_as_ordered', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs._ask': ('verbs.html#_ask', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs._bare': ('verbs.html#_bare', 'deploy_ext/verbs.py'),
                                   'deploy_ext.verbs._called': ('verbs.html#_called', 'deploy_ext/verbs.py'),

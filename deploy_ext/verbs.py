@@ -527,28 +527,41 @@ def retrain(
 
     if (notebook is None) == (resume is None):
         raise InvalidRequest("retrain needs a notebook, or --resume with the id of a job. Type: retrain train.ipynb")
-    plan, tried, ticket = None, searched(sweep, grid, parameters), ticket_of(resume) if resume else None
+    words: dict[str, Any] = {"model": model, "data": data, "target": target, "gates": gates and str(gates.absolute())}
+    words |= {"promote": promote, "best": best, "out": out, "kernel": kernel, "cwd": cwd}
+    times = {"timeout": timeout, "cell_timeout": cell_timeout, "checkpoint_after": checkpoint_after}
+    given = {name: seconds(said, f"--{name.replace('_', '-')}") for name, said in times.items()}
+    limits: dict[str, Any] = {name: limit for name, limit in given.items() if limit is not None}
+    pause = seconds(backoff, "--backoff") or 0.0
+    limits |= {"retries": retries, "backoff": pause} if retries else {}
+    plan, ticket = None, ticket_of(resume) if resume else None
     if ticket:
-        order, plan = ticket.order, plan_of(ticket)
+        plan = plan_of(ticket)
+        more = {"-p": parameters, "-f": file, "grid": grid, "sweep": sweep, "lenient": lenient}
+        _as_ordered({**more, "check_reproducible": check_reproducible, **words, **(limits if plan else {})})
+        order = dataclasses.replace(ticket.order, **limits)
+        ticket = dataclasses.replace(ticket, order=order)
         plan = plan and dataclasses.replace(plan, on=on or plan.on, jobs=jobs or plan.jobs)
+    elif tried := searched(sweep, grid, parameters):
+        plan = Plan(tried[0], file=file and str(file), lenient=lenient, jobs=jobs, force=force, on=on or LOCAL)
+        order, plan = planned_sweep(str(notebook), tried, plan, **words, **limits, twice=check_reproducible)
     else:
-        words = {"data": data, "target": target, "gates": gates and str(gates.absolute()), "model": model}
-        times = {"timeout": timeout, "cell_timeout": cell_timeout, "checkpoint_after": checkpoint_after}
-        limits = {name: seconds(said, f"--{name.replace('_', '-')}") for name, said in times.items()}
-        pause = seconds(backoff, "--backoff") or 0.0
-        places = {"out": out, "kernel": kernel, "cwd": cwd, "promote": promote, "retries": retries, "backoff": pause}
-        told = {**words, **limits, **places, "best": best, "twice": check_reproducible}
-        if tried:
-            plan = Plan(tried[0], file=file and str(file), lenient=lenient, jobs=jobs, force=force, on=on or LOCAL)
-            order, plan = planned_sweep(str(notebook), tried, plan, **told)
-        else:
-            order = asked(str(notebook), parameters, file, lenient, **told)
+        order = asked(str(notebook), parameters, file, lenient, **words, **limits, twice=check_reproducible)
     if on and plan is None:
         raise InvalidRequest("--on is for sweeps, and this is one job. Type -p depth=3,6 --grid, or leave --on out.")
     if dry_run:
         return swept_plan(order, plan) if plan else planned(order, dvc_pull)
     manner = Manner(on_overlap, force, dvc_pull)
     return work(order, plan, ticket, lambda version, rules, why: _crown(str(version), why, rules), manner)
+
+
+def _as_ordered(said: dict[str, Any]) -> None:
+    """Raise `InvalidRequest` for what cannot be said of a job that goes on: option -> what was said."""
+    if told := [n if n[0] == "-" else f"--{n.replace('_', '-')}" for n, value in said.items() if value]:
+        raise InvalidRequest(
+            f"{' and '.join(told)}: what is resumed goes on as it was ordered. Leave that out, or begin anew without "
+            "--resume. Limits and retries of a job may be given anew, of a sweep --jobs and --on."
+        )
 
 
 def about(option: Option, word: str) -> str:

@@ -54,6 +54,24 @@ def _jobs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def _blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with MLflow's tables, which take a second to make."""
+    from deploy_ext.registry import Registry
+
+    path = tmp_path_factory.mktemp("blank") / "mlflow.db"
+    Registry(f"sqlite:///{path}").names()
+    return path
+
+
+@pytest.fixture
+def begun(_blank: Path) -> None:
+    """The project has a database already, as every project that is not new."""
+    from deploy_ext.core import home
+
+    shutil.copy(_blank, home() / "mlflow.db")
+
+
+@pytest.fixture(scope="session")
 def _told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which `stories.tell` has been told once."""
     from stories import tell

@@ -36,7 +36,7 @@ from deploy_ext.parts import folder_of
 from deploy_ext.registry import Registry
 from deploy_ext.swept import Swept
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("begun")]
 STORE = 80_000_000  # bytes
 QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 LOG = "open(f'log-{depth}', 'a').write('a')"

@@ -28,6 +28,8 @@ from deploy_ext.registry import Registry
 from deploy_ext.summary import Retrained
 from deploy_ext.swept import Swept
 
+pytestmark = pytest.mark.usefixtures("begun")
+
 PYTHON = sys.executable
 DVC = str(Path(PYTHON).with_name("dvc"))
 

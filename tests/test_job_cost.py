@@ -22,6 +22,8 @@ from deploy_ext.order import tickets
 from deploy_ext.registry import Registry
 from deploy_ext.summary import Retrained
 
+pytestmark = pytest.mark.usefixtures("begun")
+
 WORK = "import time\nend = time.process_time() + {}\nwhile time.process_time() < end: pass"
 HOLD = "kept = bytearray({}_000_000)"
 

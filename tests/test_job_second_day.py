@@ -36,6 +36,8 @@ from deploy_ext.retrain import settle
 from deploy_ext.stopping import Stopped
 from deploy_ext.store import NoAnswer, Store
 
+pytestmark = pytest.mark.usefixtures("begun")
+
 WAIT = "import os, time\nopen('at', 'w')\nwhile os.path.exists('stop'):\n    time.sleep(0.05)"
 
 

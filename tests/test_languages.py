@@ -19,6 +19,8 @@ from deploy_ext.core import InvalidRequest
 from deploy_ext.order import described, tickets
 from deploy_ext.report import spoken
 
+pytestmark = pytest.mark.usefixtures("begun")
+
 BASH = {"name": "bash", "display_name": "Bash", "language": "bash"}
 VALUE = "s3same+dich/2013"
 

@@ -30,6 +30,8 @@ from deploy_ext.core import DeployError, InvalidRequest, settings
 from deploy_ext.notify import Notice, check, faults, named, notice, send
 from deploy_ext.order import tickets
 
+pytestmark = pytest.mark.usefixtures("begun")
+
 SECRET = "xoxb-4711-geheim"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -41,18 +40,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return made
 
 
-@pytest.fixture(scope="module")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite database with MLflow's tables, which take seconds to make."""
-    path = tmp_path_factory.mktemp("blank") / "mlflow.db"
-    Registry(f"sqlite:///{path}").names()
-    return path
-
-
 @pytest.fixture
-def own(blank: Path, name: str) -> Registry:
+def own(begun: None, name: str) -> Registry:
     """The registry of a project with a database of its own."""
-    shutil.copy(blank, home() / "mlflow.db")
     return Registry(settings=Settings(experiment=name, user="ada"))
 
 

@@ -19,6 +19,8 @@ from deploy_ext.core import InvalidRequest, in_kernel
 from deploy_ext.order import alone, described, ticket_of, tickets
 from deploy_ext.registry import Registry
 
+pytestmark = pytest.mark.usefixtures("begun")
+
 # the whole story
 
 
@@ -233,6 +235,15 @@ def test_sigterm_ends_it_with_its_state_saved(tmp_path: Path) -> None:
     (tmp_path / "stop").unlink()
     again = resumed(told["job"])
     assert (again.outcome, again.ran) == ("done", 1)
+
+
+def test_a_job_goes_on_with_other_limits_and_with_nothing_else(tmp_path: Path) -> None:
+    book = notebook(tmp_path / "train.ipynb", "a = 1", "import time\ntime.sleep(3)", "print('sum', a + months)")
+    assert retrain(book, "months=2", cell_timeout="1s").outcome == "timed out"
+    with pytest.raises(InvalidRequest, match="-p and --check-reproducible and --model: what is resumed goes on as it"):
+        resumed("last", parameters=("months=4",), model="flights", check_reproducible=True)
+    again = resumed("last", cell_timeout="1m")
+    assert (again.outcome, again.ran) == ("done", 2) and "sum 3" in outputs(again)
 
 
 def test_an_edited_notebook_goes_on_before_the_first_edited_cell(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from deploy_ext.order import tickets
 from deploy_ext.registry import Registry
 from deploy_ext.swept import Swept
 
+pytestmark = pytest.mark.usefixtures("begun")
+
 PARAMETERS = "depth: int = 3\nrate: float = 0.1"
 WAIT = "import os, time\nwhile os.path.exists('stop'):\n    time.sleep(0.02)"
 
@@ -99,6 +101,8 @@ def test_trials_that_failed_can_go_on_though_the_best_was_found(tmp_path: Path) 
     assert (done.outcome, done.winner, done.trials[0].outcome) == ("done", 1, "failed")
     assert done.notes[-1] == f"Go on with the trials that did not end: retrain --resume {done.job}"
     (tmp_path / "there").touch()
+    with pytest.raises(InvalidRequest, match="--timeout: what is resumed goes on as it was ordered"):
+        deploy_ext.retrain(resume="last", timeout="1h")
     again = deploy_ext.retrain(resume="last")
     assert isinstance(again, Swept) and (again.job, again.run) == (done.job, done.run)
     assert [t.outcome for t in again.trials] == ["done", "done"] and not any("--resume" in n for n in again.notes)
