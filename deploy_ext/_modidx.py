@@ -2883,6 +2883,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'deploy_ext.translate.Untranslatable': ('translate.html#untranslatable', 'deploy_ext/translate.py'),
                                       'deploy_ext.translate._beside': ('translate.html#_beside', 'deploy_ext/translate.py'),
                                       'deploy_ext.translate._columns': ('translate.html#_columns', 'deploy_ext/translate.py'),
+                                      'deploy_ext.translate._computed': ('translate.html#_computed', 'deploy_ext/translate.py'),
                                       'deploy_ext.translate._drops': ('translate.html#_drops', 'deploy_ext/translate.py'),
                                       'deploy_ext.translate._encoded': ('translate.html#_encoded', 'deploy_ext/translate.py'),
                                       'deploy_ext.translate._floats': ('translate.html#_floats', 'deploy_ext/translate.py'),

@@ -40,11 +40,12 @@ from .serve.runtime import Predict, formed, quickest, repeat
 from .translate import Untranslatable, translate
 
 # %% auto #0
-__all__ = ['PROOF', 'WANTED', 'GAIN', 'GAIN_SKLEARN', 'strange', 'edges', 'Proof', 'prove', 'apart', 'difference', 'Tried',
-           'Compiled', 'Case', 'Form', 'attempt', 'compile']
+__all__ = ['PROOF', 'EDGES', 'WANTED', 'GAIN', 'GAIN_SKLEARN', 'strange', 'edges', 'Proof', 'prove', 'apart', 'difference',
+           'Tried', 'Compiled', 'Case', 'Form', 'attempt', 'compile']
 
 # %% ../nbs/37_compile.ipynb #compile-edges-code
 PROOF = 2000  # rows of training data that a form is asked
+EDGES = 2_000_000  # values in the rows at the edges, about
 _FAR = (0, 1, -1, 1e-30, 1e6, -1e6, 2**24 + 1, 2**31 - 1, 2**53 - 1, 1e12, -1e12, 1e39, 1e300)
 _TEXT = ("", " ", "never seen", "None", "nan", "0", "ß\u0130\u00a0é", "the quick, brown fox", "x" * 300)
 
@@ -70,7 +71,14 @@ def edges(contract: Contract, columns: Mapping[str, Sequence[Any]]) -> dict[str,
     names, rows = contract.names, len(columns[contract.names[0]])
     bases = [[columns[n][i] for n in names] for i in sorted({0, rows // 2, rows - 1})]
     ways = [strange(c) for c in contract.columns]
-    found = [[*base[:i], v, *base[i + 1 :]] for i, way in enumerate(ways) for v in way for base in bases]
+    values = sum(map(len, ways)) * len(names)  # with one base, and one column changed at a time
+    bases, together = bases[: max(1, EDGES // max(1, values))], -(-values // EDGES)
+    found = []
+    for first in range(0, len(names), max(1, together)):
+        some = range(first, min(first + together, len(names)))
+        for turn in range(max(len(ways[i]) for i in some)):
+            changed = {i: ways[i][turn] for i in some if turn < len(ways[i])}
+            found += [[changed.get(i, v) for i, v in enumerate(base)] for base in bases]
     for turn in range(max(map(len, ways), default=0)):
         found.append([way[turn % len(way)] if way else base for way, base in zip(ways, bases[0], strict=True)])
     return {name: [row[i] for row in found] for i, name in enumerate(names)}

@@ -138,7 +138,18 @@ def _function(transformer: Any, state: Any) -> Any:
     name = getattr(transformer.func, "__name__", "")
     if name not in FUNCTIONS or transformer.func is not getattr(np, name):
         raise Untranslatable(f"FunctionTransformer of {name or transformer.func!r:.60}")
+    for column in state.columns if isinstance(state, Raw) else ():
+        if column.dtype not in _PLAIN or _computed(transformer.func, column.dtype) != np.float64:
+            raise Untranslatable(f"FunctionTransformer of {name} on column '{column.name}' ({column.dtype})")
     return _stepped(state, (name, ()))
+
+
+def _computed(function: Any, dtype: str) -> Any:
+    """The type of what a function of numpy makes of values of a type; None where it takes none of these."""
+    try:
+        return function.resolve_dtypes((np.dtype(dtype), None))[1]
+    except TypeError:
+        return None
 
 
 def _same(transformer: Any, **allowed: Sequence[Any]) -> None:

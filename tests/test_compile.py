@@ -46,7 +46,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from sklearn.svm import SVC, SVR, LinearSVC
 
 from deploy_ext.bundle import BUNDLE, Bundle, answer, make_example, open_bundle
-from deploy_ext.compile import Case, Compiled, attempt, compile, edges, prove, strange
+from deploy_ext.compile import EDGES, Case, Compiled, attempt, compile, edges, prove, strange
 from deploy_ext.contract import Contract, infer
 from deploy_ext.convert import Unfit, by_numpy, by_onnx_trees, by_skl2onnx, by_treelite
 from deploy_ext.core import InvalidRequest, VerificationFailed, digest
@@ -402,6 +402,18 @@ def test_edges_are_legal_and_strange() -> None:
     assert None in delay and None not in distance and 1e300 in delay
     assert 2**24 + 1 in distance and all(isinstance(v, int) for v in distance)
     assert {"AA", "never seen"} <= set(carrier)
+
+
+def test_a_wide_table_has_edges_in_every_column_and_not_too_many() -> None:
+    wide = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 500))).rename(columns=str)
+    output = describe_output(KINDS[0][0].fit(FRAME[["distance"]], TWO), FRAME[["distance"]])
+    contract = infer(wide, output)
+    found = edges(contract, contract.rows(wide))
+    assert sum(map(len, found.values())) < 1.1 * EDGES
+    assert all({*strange(column)} <= {*found[column.name]} for column in contract.columns)
+    few = infer(wide.iloc[:, :1], output)
+    alone = edges(few, few.rows(wide.iloc[:, :1]))["0"]
+    assert len(alone) == 4 * len(strange(few.columns[0])) and alone[:3] == [strange(few.columns[0])[0]] * 3
 
 
 def test_edges_obey_the_law() -> None:

@@ -64,9 +64,9 @@ SCALERS = [
     RobustScaler(),
     RobustScaler(with_centering=False),
     Binarizer(threshold=12),
-    FunctionTransformer(np.abs),
+    FunctionTransformer(np.arctan),
     FunctionTransformer(),
-    make_pipeline(FunctionTransformer(np.square), StandardScaler()),
+    make_pipeline(StandardScaler(), FunctionTransformer(np.square), FunctionTransformer(np.abs)),
     "passthrough",
 ]
 IMPUTERS = [
@@ -176,6 +176,29 @@ def test_columns_by_place_mask_slice_and_selector() -> None:
         model = make_pipeline(numbers, LogisticRegression(max_iter=1)).fit(table, LATE)
         expected = dense(model[:-1].transform(table))
         np.testing.assert_array_equal(translate(model, contract)[0](contract.rows(table)), expected)
+
+
+@pytest.mark.parametrize(
+    ("function", "dtype", "same"),
+    [
+        *((np.square, dtype, dtype == "float64") for dtype in ("float64", "int64", "uint8", "bool")),
+        *((np.abs, dtype, dtype == "float64") for dtype in ("float64", "int64")),
+        *((np.log1p, dtype, dtype.endswith("64")) for dtype in ("float64", "int64", "int16", "bool")),
+        *((np.sign, dtype, dtype == "float64") for dtype in ("float64", "uint64")),
+    ],
+)
+def test_functions_of_numbers_that_overflow_or_are_coarse(function: Any, dtype: str, same: bool) -> None:
+    """A square of whole numbers overflows in a pipeline, and a logarithm of few bits has few bits."""
+    table = pd.DataFrame({"x": np.array([0, 1, 1, 0], dtype), "y": [0.0, 1.0, 2.0, 3.0]})
+    steps = ColumnTransformer([("f", FunctionTransformer(function), ["x"])], remainder="passthrough")
+    model = make_pipeline(steps, LogisticRegression()).fit(table, [0, 1, 0, 1])
+    contract = infer(table, CONTRACT.output)
+    if same:
+        found = translate(model, contract)[0](contract.rows(table))
+        np.testing.assert_array_equal(found, dense(model[0].transform(table)))
+    else:
+        with pytest.raises(Untranslatable, match=rf"{function.__name__} on column 'x' \({dtype}\)"):
+            translate(model, contract)
 
 
 def test_arrays_and_searches() -> None:

@@ -237,6 +237,7 @@ from pathlib import Path
 from jobs import notebook, started
 
 os.chdir("small")
+Path("deploy.toml").touch()  # a new project
 os.environ["DEPLOY_EXT_PROJECT"] = os.getcwd()
 fill = '''
 import os

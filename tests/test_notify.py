@@ -377,7 +377,6 @@ def test_what_could_not_be_told_is_told_before_anything_runs(tmp_path: Path, mon
 
 
 def test_a_job_without_a_registry_is_a_failure(tmp_path: Path, ear: Hook) -> None:
-    (tmp_path / ".deploy").mkdir()
     (tmp_path / ".deploy" / "mlflow.db").write_text(f"this is no database, {SECRET}" * 100)
     assert retrain(notebook(tmp_path / "train.ipynb", GOOD)).outcome == "failed"
     assert ear.titles == ["retrain train.ipynb: failed"] and SECRET not in json.dumps(ear.heard)
