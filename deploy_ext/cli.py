@@ -5,6 +5,7 @@
 # %% ../nbs/62_cli.ipynb #cli-imports
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -98,6 +99,9 @@ def run(words: list[str], out: IO[str]) -> int:
 def main() -> int:
     """The program `deploy-ext`: say the sentence in the process's arguments and return the exit code."""
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # jsonschema's grammars of addresses: 0.7 s
+    gc.set_threshold(10_000, 10, 10)
     with os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace") as out:
         os.dup2(2, 1)
-        return run(sys.argv[1:], out)
+        code = run(sys.argv[1:], out)
+    gc.freeze()
+    return code

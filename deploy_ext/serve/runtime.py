@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import math
 import os
@@ -251,6 +252,7 @@ def main(arguments: Sequence[str]) -> int:
     found = _check(arguments[0])
     code = found.pop("exit", 0)
     os.write(told, json.dumps(found, default=str).encode() + b"\n")
+    gc.freeze()  # what the libraries made goes with the process, and nobody waits until it is looked through
     return code
 
 # %% ../../nbs/33_serve_runtime.ipynb #runtime-check-main
