@@ -594,7 +594,7 @@ def test_a_disk_that_takes_no_more(late: Order, tmp_path: Path) -> None:
     limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))\n"
     started = process(replace(late, rows=500), source, target, limit)
     _, err = started.communicate(timeout=120)
-    assert started.returncode == 1 and "File too large" in err and "Exception ignored" not in err, err
+    assert started.returncode == 1 and f"File too large: '{target}'" in err and "Exception ignored" not in err, err
     assert left(tmp_path / "out") == []
     small = replace(late, rows=500, seconds=0.0)
     started = process(small, source, target, limit)
