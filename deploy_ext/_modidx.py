@@ -170,7 +170,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'deploy_ext.batch._loaded': ('batch.html#_loaded', 'deploy_ext/batch.py'),
                                   'deploy_ext.batch._mapped': ('batch.html#_mapped', 'deploy_ext/batch.py'),
                                   'deploy_ext.batch._nothing': ('batch.html#_nothing', 'deploy_ext/batch.py'),
-                                  'deploy_ext.batch._placed': ('batch.html#_placed', 'deploy_ext/batch.py'),
                                   'deploy_ext.batch._refused': ('batch.html#_refused', 'deploy_ext/batch.py'),
                                   'deploy_ext.batch._rows': ('batch.html#_rows', 'deploy_ext/batch.py'),
                                   'deploy_ext.batch._schema': ('batch.html#_schema', 'deploy_ext/batch.py'),

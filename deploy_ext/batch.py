@@ -337,18 +337,8 @@ def score_file(order: Order, source: str | Path, target: str | Path, tell: Tell 
 
     For a process of its own, too: all it needs is the bundle's folder and both paths. Raises `ContractViolated` naming
     file and row, `InvalidRequest` for a file that cannot be read, `VerificationFailed` for a damaged bundle."""
-    with _loaded(order) as runtime, _placed(Path(target)):
+    with _loaded(order) as runtime:
         return _score(runtime, order, Path(source), Path(target), tell)
-
-
-@contextlib.contextmanager
-def _placed(target: Path) -> Iterator[None]:
-    """A full disk does not say where it is."""
-    try:
-        yield
-    except OSError as e:
-        e.filename = e.filename or str(target)
-        raise
 
 
 @contextlib.contextmanager
@@ -443,9 +433,7 @@ def _in_turn(order: Order, files: Files, step: Callable[..., None]) -> Made:
     meter = _Meter({source: source.stat().st_size for source, _ in files}, step)
     with _loaded(order) as runtime:
         for source, target in files:
-            with _placed(target):
-                scored = _score(runtime, order, source, target, meter)
-            yield target, scored
+            yield target, _score(runtime, order, source, target, meter)
 
 
 def _spread(order: Order, files: Files, step: Callable[..., None], on: str) -> Made:

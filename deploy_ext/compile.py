@@ -45,7 +45,7 @@ __all__ = ['PROOF', 'EDGES', 'WANTED', 'GAIN', 'GAIN_SKLEARN', 'strange', 'edges
 
 # %% ../nbs/37_compile.ipynb #compile-edges-code
 PROOF = 2000  # rows of training data that a form is asked
-EDGES = 2_000_000  # values in the rows at the edges, about
+EDGES = 10_000_000  # values in the rows at the edges, about
 _FAR = (0, 1, -1, 1e-30, 1e6, -1e6, 2**24 + 1, 2**31 - 1, 2**53 - 1, 1e12, -1e12, 1e39, 1e300)
 _TEXT = ("", " ", "never seen", "None", "nan", "0", "ß\u0130\u00a0é", "the quick, brown fox", "x" * 300)
 

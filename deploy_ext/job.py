@@ -112,7 +112,7 @@ def _tags(cell: Any) -> set[str]:
 
 # %% ../nbs/43_job.ipynb #job-watch-code
 SHARE = 0.05  # of the time that a job takes, for saving its state
-ALLOWANCE = 0.4  # seconds of it that no job is refused
+ALLOWANCE = 1.0  # seconds of it that no job is refused
 TRIAL = "deploy-ext-trial"  # the tag of a cell that speaks %deploy, though the notebook may not have loaded it
 STATE = "state"  # the folder of checkpoints, in the job's
 READS = "reads.json"  # what the notebook has read

@@ -145,6 +145,9 @@ def held(target: Path) -> Iterator[Path]:
         except DeployError:
             clear(work)
             raise
+        except OSError as e:
+            e.filename = e.filename or str(target)  # a full disk does not say where
+            raise
         finally:
             if not any(path.stem.isdigit() for path in work.glob("*.parquet")):
                 shutil.rmtree(work, ignore_errors=True)

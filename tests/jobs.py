@@ -1,6 +1,4 @@
-"""Notebooks and jobs for tests. These save their state after every cell, as far as a test does not say otherwise.
-
-As often as it costs little, which is the default, would be once more on a fast machine than on a slow one."""
+"""Notebooks and jobs for tests."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ def outputs(job: Retrained) -> str:
 
 def retrain(book: str, *parameters: str, **told: Any) -> Retrained:
     """A job in this process."""
-    found = deploy_ext.retrain(book, parameters, **{"checkpoint_after": "0s", **told})
+    found = deploy_ext.retrain(book, parameters, **told)
     assert isinstance(found, Retrained)
     return found
 
@@ -53,8 +51,7 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
     """A job in a process of its own, which has a terminal's signals; it ends with the test at the latest."""
     code = "import sys; from deploy_ext.cli import main; sys.exit(main())"
     environment = {**os.environ, "DEPLOY_EXT_PROJECT": str(folder)}
-    saved = () if {"--resume", "--help"} & {*words} else ("--checkpoint-after", "0s")
-    command = [sys.executable, "-c", code, "retrain", *words, *saved]
+    command = [sys.executable, "-c", code, "retrain", *words]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     RUNNING.append(subprocess.Popen(command, cwd=folder, env=environment, **pipes))
     return RUNNING[-1]

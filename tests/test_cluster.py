@@ -128,7 +128,7 @@ def book(folder: Path, *cells: str, more: str = "") -> str:
     return notebook(folder / "train.ipynb", *cells, parameters=f"depth: int = 3{more}")
 
 
-TWO = ("train.ipynb", "-p", "depth=3,4", "--grid", "--best", "score")
+TWO = ("train.ipynb", "-p", "depth=3,4", "--grid", "--best", "score", "--checkpoint-after", "0s")
 
 
 def at_work(job: subprocess.Popen[str], folder: Path) -> None:

@@ -405,7 +405,7 @@ def test_edges_are_legal_and_strange() -> None:
 
 
 def test_a_wide_table_has_edges_in_every_column_and_not_too_many() -> None:
-    wide = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 500))).rename(columns=str)
+    wide = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 1200))).rename(columns=str)
     output = describe_output(KINDS[0][0].fit(FRAME[["distance"]], TWO), FRAME[["distance"]])
     contract = infer(wide, output)
     found = edges(contract, contract.rows(wide))

@@ -106,7 +106,7 @@ def test_a_job_in_bash_that_failed_is_run_again_from_its_start(tmp_path: Path) -
 def test_a_cell_in_bash_that_takes_too_long(tmp_path: Path) -> None:
     job = retrain(foreign(tmp_path / "train.ipynb", "months=3", "sleep 600.25"), cell_timeout="2s")
     assert (job.outcome, job.exit_code) == ("timed out", 7) and "cell 2: it took longer than 2 seconds" in job.told
-    until(lambda: not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "600.25"]])
+    until(lambda: not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "600.25"]], 5)
 
 
 def test_a_failure_that_a_kernel_does_not_show_is_none_the_less_one(tmp_path: Path) -> None:
