@@ -155,6 +155,9 @@ def many(folder: Path) -> int:
         capture_output=True,
         text=True,
     )
+    if not done.stdout:
+        print(f"the sweep of 200 broke, code {done.returncode}: {done.stderr[-3000:]}")
+        return 200
     trials = json.loads(done.stdout)["trials"]
     failed = sum(trial["outcome"] != "done" for trial in trials)
     print(f"{len(trials)} short notebooks, eight at a time: {failed} failed, {time.perf_counter() - began:.0f} s")
