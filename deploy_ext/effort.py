@@ -271,7 +271,7 @@ def _processes(pid: int) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            found[int(path.parent.name)] = path.read_text().rpartition(")")[2].split()
+            found[int(path.parent.name)] = path.read_text(errors="replace").rpartition(")")[2].split()
     ours = {pid}
     while more := {child for child, fields in found.items() if int(fields[1]) in ours} - ours:
         ours |= more
@@ -281,7 +281,7 @@ def _processes(pid: int) -> dict[int, list[str]]:
 def _highest_mb(pid: int) -> float:
     """The most memory that a process has held, in MB of 1,000,000 bytes; 0 when it has ended meanwhile."""
     with contextlib.suppress(OSError):
-        found = re.search(r"^VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        found = re.search(r"^VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text(errors="replace"), re.MULTILINE)
         return int(found[1]) * 1024 / 1e6 if found else 0.0
     return 0.0
 

@@ -20,6 +20,7 @@ from .job import Job, Watch
 from .report import own_kernel
 from .scrubber import Scrubber
 from .stopping import Stopped, stoppable
+from .store import environ
 
 # %% auto #0
 __all__ = ['side_by_side', 'execute']
@@ -31,10 +32,10 @@ def _kernel(job: Job) -> Iterator[Any]:
     from jupyter_core.utils import run_sync
 
     named = job.kernel or job.notebook["metadata"].get("kernelspec", {}).get("name") or "python3"
-    environ = {**os.environ, **job.environ, **job.secret_environ}
+    given = {**environ(), **job.environ, **job.secret_environ}
     with own_kernel(Path(job.name), named) as manager:
         words = ["--HistoryManager.hist_file=:memory:"] if manager.ipykernel else []
-        run_sync(manager.start_kernel)(extra_arguments=words, cwd=job.cwd or os.getcwd(), env=environ)
+        run_sync(manager.start_kernel)(extra_arguments=words, cwd=job.cwd or os.getcwd(), env=given)
         yield manager
 
 # %% ../nbs/44_execution.ipynb #execution-engine-code

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .core import DeployError, InvalidRequest, home, one_line, project
+from .store import environ
 
 # %% auto #0
 __all__ = ['SENT', 'WITHHELD', 'BEAT', 'GRACE', 'Parcel', 'leased', 'attend', 'serve']
@@ -50,7 +51,7 @@ def _mixed(one: bytes, other: bytes) -> bytes:
 @contextlib.contextmanager
 def leased(more: Mapping[str, str]) -> Iterator[Parcel]:
     """A parcel without a call, with this process's environment and `more`. When the block ends, so do its calls."""
-    ours = {name: value for name, value in os.environ.items() if name.startswith(SENT) and name not in WITHHELD}
+    ours = {name: value for name, value in environ().items() if name.startswith(SENT) and name not in WITHHELD}
     text = json.dumps({**ours, "DEPLOY_EXT_PROJECT": str(project()), **more}).encode()
     pad, folder = random.token_bytes(len(text)), os.getcwd()
     handle, lease = tempfile.mkstemp(prefix=".lease-", dir=home())  # for its owner alone

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote
 
 from .core import EndpointFailed, InvalidRequest, TimedOut, home, nearest, now, write_atomic
 from .records import Endpoint, Record
+from .store import environ
 
 # %% auto #0
 __all__ = ['born', 'end', 'Running', 'file_of', 'find', 'find_all', 'require', 'keep', 'forget', 'locked', 'detach', 'tail',
@@ -36,7 +37,7 @@ def born(pid: int) -> str:
         told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
         return told.stdout.strip()
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if state in "ZX" else fields[18]  # starttime, field 22 of proc(5)
@@ -135,7 +136,7 @@ def detach(name: str, argv: Sequence[str], env: Mapping[str, str], keep: Sequenc
             stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=keep,
-            env=os.environ | env,
+            env={**environ(), **env},
             cwd=home().parent,
         )
     _children[process.pid] = process

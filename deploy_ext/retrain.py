@@ -44,6 +44,7 @@ from .report import rehearse
 from .reproducible import differences, first_cell
 from .runs import Run, adopt, begin, made_by, resume
 from .stopping import Halt, Stopped, stoppable
+from .store import switched
 from .summary import BY_CODE, Retrained
 
 # %% auto #0
@@ -258,7 +259,7 @@ def carry_out(
     """
     if (ticket.folder / STATE).exists() and ticket.key != key_of(ticket.order):
         ticket = dataclasses.replace(ticket, key="").keep()  # a part of it ran with something else
-    with stoppable(), ThreadPoolExecutor(1) as beside:
+    with switched(), stoppable(), ThreadPoolExecutor(1) as beside:
         course = Course(ticket, halt, time.monotonic() - before.seconds)
         course.run = beside.submit(_beside, course.running, ticket, registry, parent)
         course.notes += [before.told] if before.told else []

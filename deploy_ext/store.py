@@ -17,18 +17,20 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from .core import DeployError, InvalidRequest, Settings, home
 
+T = TypeVar("T")
+
 # %% auto #0
-__all__ = ['TAG', 'META', 'tracking_uri', 'shown', 'quiet', 'NotThere', 'AlreadyThere', 'NoAnswer', 'explained', 'no_answer',
-           'busy', 'answers', 'in_place', 'Store', 'experiment', 'own', 'fetch', 'erase']
+__all__ = ['T', 'TAG', 'META', 'tracking_uri', 'shown', 'switched', 'environ', 'quiet', 'NotThere', 'AlreadyThere', 'NoAnswer',
+           'explained', 'no_answer', 'busy', 'answers', 'in_place', 'Store', 'experiment', 'own', 'fetch', 'erase']
 
 # %% ../nbs/11_store.ipynb #store-where-code
 def tracking_uri(uri: str | None, settings: Settings) -> str:
@@ -59,41 +61,69 @@ _PREFERRED = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
 }
 _LOGGERS = ("mlflow", "alembic", "urllib3.connectionpool")
-_lock = threading.RLock()
-_inside: list[tuple[dict[str, str | None], dict[str, int]]] = []  # what to restore, once for each that is inside
+_lock = threading.Lock()
+_variables: list[dict[str, str | None]] = []  # as they were, once for each that is inside
+_levels: list[dict[str, int]] = []  # of loggers, likewise
+
+
+@contextlib.contextmanager
+def _shared(inside: list[T], change: Callable[[], T], back: Callable[[T], None]) -> Iterator[None]:
+    """The whole process is changed until the last of all threads that are `inside` leaves."""
+    with _lock:
+        inside.append(inside[0] if inside else change())
+    try:
+        yield
+    finally:
+        with _lock:
+            before = inside.pop()
+            if not inside:
+                back(before)
+
+
+def switched() -> contextlib.AbstractContextManager[None]:
+    """MLflow's variables as we want them, until the end of it: for a block in which several threads work."""
+    return _shared(_variables, _switch, _switch_back)
+
+
+def _switch() -> dict[str, str | None]:
+    wanted = {**_ENFORCED, **{k: v for k, v in _PREFERRED.items() if k not in os.environ}}
+    before = {k: os.environ.get(k) for k in wanted}
+    os.environ.update(wanted)
+    return before
+
+
+def _switch_back(before: dict[str, str | None]) -> None:
+    for key, value in before.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
+
+
+def environ() -> dict[str, str]:
+    """The environment as the user has it, for a process that is started while it is `switched`."""
+    with _lock:
+        found = {**os.environ, **(_variables[0] if _variables else {})}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """MLflow without telemetry, log lines, progress bars, printed links and minutes of retries, until the end of it."""
-    with _lock:
-        _inside.append(_inside[0] if _inside else _hush())
-    try:
-        yield
-    finally:
-        with _lock:
-            before = _inside.pop()
-            if not _inside:
-                _restore(*before)
+    with switched():
+        import mlflow  # noqa: F401  (it sets the levels of these loggers, so they are set after it)
+
+        with _shared(_levels, _hush, _set_levels):
+            yield
 
 
-def _hush() -> tuple[dict[str, str | None], dict[str, int]]:
-    """Silence MLflow; the environment variables and logger levels from before."""
-    wanted = {**_ENFORCED, **{k: v for k, v in _PREFERRED.items() if k not in os.environ}}
-    variables = {k: os.environ.get(k) for k in wanted}
-    os.environ.update(wanted)
-    import mlflow  # noqa: F401  (its import sets the levels of these loggers, so they are set after it)
-
-    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    return variables, levels
+def _hush() -> dict[str, int]:
+    before = {name: logging.getLogger(name).level for name in _LOGGERS}
+    _set_levels(dict.fromkeys(_LOGGERS, logging.CRITICAL + 1))
+    return before
 
 
-def _restore(variables: dict[str, str | None], levels: dict[str, int]) -> None:
-    os.environ.update({k: v for k, v in variables.items() if v is not None})
-    for key in (k for k, v in variables.items() if v is None):
-        os.environ.pop(key, None)
+def _set_levels(levels: dict[str, int]) -> None:
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
 

@@ -32,6 +32,7 @@ from .runs import Run
 from .search import Goal, Listed, Search, Studied, Tries, combinations, from_file, goal
 from .secret import PREFIX, resolve
 from .stopping import Halt, Stopped, stoppable
+from .store import switched
 from .summary import Retrained
 from .swept import Swept, as_csv, figure, said, table, winner
 
@@ -276,7 +277,8 @@ def carry_out_sweep(
     before: what was done already; when that has failed, no trial is run."""
     halt = Halt(workers.threads)
     title = f"sweep {Path(ticket.order.notebook).name}"
-    with stoppable(), side_by_side(), progress(title, plan.count) as bar, ThreadPoolExecutor(1) as beside:
+    shown = progress(title, plan.count)
+    with switched(), stoppable(), side_by_side(), shown as bar, ThreadPoolExecutor(1) as beside:
         sweep = _Sweep(ticket, plan, beside.submit(run_of, ticket, registry), workers, halt)
         try:
             if before.error:

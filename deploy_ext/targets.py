@@ -125,7 +125,7 @@ def _holder(port: int) -> str:
         if urlsplit(running.endpoint.url).port == port and running.alive:
             return f"endpoint '{name}'. Run: deploy down {shlex.quote(name)}"
     if pid := _listening(port):
-        return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()}). End it: kill {pid}"
+        return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text(errors='replace').strip()}). End it: kill {pid}"
     return "another program. End that"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from deploy_ext.core import DeployError, InvalidRequest
-from deploy_ext.effort import WORDS, Effort, intensity, measure
+from deploy_ext.effort import WORDS, Effort, intensity, measure, used
 
 QUIET = """
 import json, os, sys, threading
@@ -137,6 +138,19 @@ def test_processor_time_counts_a_child_that_has_ended() -> None:
     burn = "import time\nwhile time.process_time() < 0.5: pass"
     _, effort = measure(lambda: subprocess.run([sys.executable, "-c", burn], check=True))
     assert effort.cpu_seconds >= 0.45  # the system counts in ticks of 10 ms; without the child it is 0.01
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of other processes in /proc")
+def test_a_process_whose_name_is_no_text_hides_no_other(tmp_path: Path) -> None:
+    name = tmp_path / "Kreditmodelle_übung"  # Linux keeps 15 bytes, and with them half of the ü
+    name.symlink_to("/bin/sleep")
+    with subprocess.Popen([name, "60"]) as other:
+        try:
+            for pid in (other.pid, os.getpid()):
+                found = used(pid)
+                assert found and found[1] > 0
+        finally:
+            other.kill()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets the peak begin anew")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
+from ast import literal_eval
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import notebook, started
+from jobs import notebook, outputs, retrain, started
 from stories import until
 
 import deploy_ext
@@ -151,6 +154,36 @@ def test_many_short_notebooks_eight_at_a_time(tmp_path: Path, count: int) -> Non
     done = sweep(book(tmp_path, "score = depth"), f"depth={','.join(map(str, range(count)))}", jobs=8, best="score")
     assert [t.told for t in done.trials if t.outcome != "done"] == [] and done.winner == count - 1
     assert len(below(done.run)) == count
+
+
+def mlflows() -> dict[str, str]:
+    """The variables of MLflow as they are now."""
+    return {name: value for name, value in dict(os.environ).items() if name.startswith("MLFLOW_")}
+
+
+@pytest.mark.parametrize("last", [1, 4])
+def test_variables_stand_still_while_threads_work_and_kernels_have_those_of_the_user(
+    tmp_path: Path, monkeypatch: Any, last: int
+) -> None:
+    """A variable that went while another thread read all of them has ended a sweep in its middle."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "50")
+    before, seen = mlflows(), list[dict[str, str]]()
+
+    def look() -> None:
+        until((tmp_path / "begun-1").exists, 60)
+        while not (tmp_path / f"ended-{last}").exists():
+            seen.append(mlflows())
+
+    ask = "import os, time\nprint({k: v for k, v in os.environ.items() if k.startswith('MLFLOW_')})\ntime.sleep(1)"
+    marks = [f"open(r'{tmp_path}/{word}-' + str(depth), 'w').close()" for word in ("begun", "ended")]
+    path = book(tmp_path, marks[0], ask, marks[1])
+    with ThreadPoolExecutor(1) as beside:
+        looking = beside.submit(look)
+        done = retrain(path, "depth=1") if last == 1 else sweep(path, "depth=1,2,3,4", jobs=2)
+        looking.result()
+    assert [literal_eval(outputs(job)) for job in getattr(done, "trials", [done])] == [before] * last
+    assert seen and all(one == seen[0] for one in seen)
+    assert mlflows() == before
 
 
 SWEEP = "method: {}\nruns: 6\nseed: 1\nparameters:\n  depth: [3, 4, 5, 6]\n  rate: {{min: 0.01, max: 1.0, log: true}}\n"
