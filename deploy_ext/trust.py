@@ -5,7 +5,9 @@
 # %% ../nbs/11_trust.ipynb #trust-imports
 from __future__ import annotations
 
+import contextlib
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +16,7 @@ from typing import Any
 from .core import InvalidRequest
 
 # %% auto #0
-__all__ = ['TRUSTED', 'Nowhere', 'Serialization', 'serialization', 'restore', 'dump', 'untrusted', 'harmless']
+__all__ = ['TRUSTED', 'lean', 'Nowhere', 'Serialization', 'serialization', 'restore', 'dump', 'untrusted', 'harmless']
 
 # %% ../nbs/11_trust.ipynb #trust-trusted-code
 _BY_MODULE = {
@@ -81,6 +83,28 @@ _BY_MODULE = {
 }
 TRUSTED = frozenset(f"{module}.{name}" for module, names in _BY_MODULE.items() for name in names.split())
 
+# %% ../nbs/11_trust.ipynb #trust-lean-code
+_ARRAYS = tuple(f"sklearn.externals.array_api_compat.{library}" for library in ("cupy", "dask", "torch"))
+
+
+@contextlib.contextmanager
+def lean() -> Iterator[None]:
+    """In here scikit-learn's estimators are listed without an import of other libraries for arrays."""
+    absent: dict[str, Any] = dict.fromkeys(name for name in _ARRAYS if name not in sys.modules)
+    sys.modules.update(absent)  # None: as if it were not installed
+    try:
+        yield
+    finally:
+        for name in absent:
+            sys.modules.pop(name, None)
+
+
+def _skops() -> Any:
+    with lean():
+        import skops.io
+
+        return skops.io
+
 # %% ../nbs/11_trust.ipynb #trust-culprit-code
 class Nowhere:
     """A file that swallows what is written, to pickle for what is learnt on the way."""
@@ -133,14 +157,13 @@ class Serialization:
 
 def _skops_fault(model: Any) -> tuple[tuple[str, ...], str]:
     """The extra types that skops needs for `model`, and why skops cannot be used ("" when it can)."""
-    from skops.io import dumps, get_untrusted_types, loads
-
+    skops = _skops()
     try:
-        data = dumps(model)
-        needed = get_untrusted_types(data=data)
+        data = skops.dumps(model)
+        needed = skops.get_untrusted_types(data=data)
         if strange := sorted(set(needed) - TRUSTED):
             return (), f"holds {', '.join(strange[:5])}{', ...' if len(strange) > 5 else ''}"
-        loads(data, trusted=needed)
+        skops.loads(data, trusted=needed)
     except Exception as e:  # skops raises many kinds on what it does not know
         return (), f"skops cannot write it: {type(e).__name__}: {str(e)[:200]}"
     return tuple(needed), ""
@@ -166,9 +189,7 @@ def serialization(model: Any) -> Serialization:
 def restore(data: bytes, format: str) -> Any:
     """The object in `data`, which is a skops file or a cloudpickle. Check the digest first: a cloudpickle runs code."""
     if format == "skops":
-        from skops.io import loads
-
-        return loads(data, trusted=sorted(TRUSTED))
+        return _skops().loads(data, trusted=sorted(TRUSTED))
     import cloudpickle
 
     return cloudpickle.loads(data)
@@ -176,16 +197,12 @@ def restore(data: bytes, format: str) -> Any:
 
 def dump(model: Any) -> bytes:
     """A skops file of a model of scikit-learn's own parts."""
-    from skops.io import dumps
-
-    return dumps(model)
+    return _skops().dumps(model)
 
 
 def untrusted(data: bytes) -> list[str]:
     """The types that a skops file needs beyond those that skops itself knows. Nothing is loaded."""
-    from skops.io import get_untrusted_types
-
-    return get_untrusted_types(data=data)
+    return _skops().get_untrusted_types(data=data)
 
 
 @cache
@@ -193,5 +210,6 @@ def harmless() -> frozenset[str]:
     """Full names of the types that we trust, and of scikit-learn's own estimators."""
     from sklearn.utils import all_estimators
 
-    names = {f"{estimator.__module__}.{estimator.__name__}" for _, estimator in all_estimators()}
+    with lean():
+        names = {f"{estimator.__module__}.{estimator.__name__}" for _, estimator in all_estimators()}
     return TRUSTED | {name for name in names if name.startswith("sklearn.")}

@@ -47,11 +47,13 @@ def resumed(word: str, **told: Any) -> Retrained:
     return found
 
 
-def started(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """A job in a process of its own, which has a terminal's signals; it ends with the test at the latest."""
+def started(folder: Path, *words: str, by: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """A job in a process of its own, which has a terminal's signals; it ends with the test at the latest.
+
+    by: a command that starts it."""
     code = "import sys; from deploy_ext.cli import main; sys.exit(main())"
     environment = {**os.environ, "DEPLOY_EXT_PROJECT": str(folder)}
-    command = [sys.executable, "-c", code, "retrain", *words]
+    command = [*by, sys.executable, "-c", code, "retrain", *words]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     RUNNING.append(subprocess.Popen(command, cwd=folder, env=environment, **pipes))
     return RUNNING[-1]

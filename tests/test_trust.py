@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -176,3 +178,21 @@ def test_a_crafted_file_cannot_approve_itself() -> None:
     assert serialization(model).format == "cloudpickle"
     with pytest.raises(Exception, match=r"numpy.load|numpy.lib"):
         restore(dumps(model), "skops")
+
+
+def test_a_process_that_opens_a_model_imports_no_other_library_for_arrays() -> None:
+    code = """
+import sys
+from pathlib import Path
+from deploy_ext.trust import dump, harmless, restore, serialization
+from sklearn.linear_model import Ridge
+model = Ridge().fit([[1.0], [2.0]], [1.0, 2.0])
+assert serialization(model).format == "skops"
+restore(dump(model), "skops").predict([[1.0]])
+assert "sklearn.linear_model._ridge.Ridge" in harmless()
+assert not {"dask", "torch", "cupy"} & set(sys.modules)
+import sklearn.externals.array_api_compat.dask  # where it is wanted, it can be had
+assert "dask" in sys.modules
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr

@@ -38,6 +38,7 @@ from .protocol import Served
 from .runtime import load
 from .server import make_server, public
 from .worker import Serving, served_from
+from ..trust import lean
 
 # %% auto #0
 __all__ = ['WARM', 'COMMON', 'THREADS', 'OWN', 'READY', 'STEADY', 'MANY', 'UPKEEP', 'Release', 'Plan', 'warm', 'own_header',
@@ -93,7 +94,7 @@ def warm(folder: str) -> None:
     except (OSError, msgspec.MsgspecError, KeyError, TypeError):  # the worker will tell
         runtime = ""
     for module in (*COMMON, *WARM.get(runtime, WARM["sklearn"])):
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError), lean():
             importlib.import_module(module)
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every page that workers share
