@@ -191,7 +191,7 @@ assert serialization(model).format == "skops"
 restore(dump(model), "skops").predict([[1.0]])
 assert "sklearn.linear_model._ridge.Ridge" in harmless()
 assert not {"dask", "torch", "cupy"} & set(sys.modules)
-import sklearn.externals.array_api_compat.dask  # where it is wanted, it can be had
+import sklearn.externals.array_api_compat.dask.array  # where it is wanted, it can be had
 assert "dask" in sys.modules
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
