@@ -183,10 +183,22 @@ def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     return found
 
 
+def children(pid: int | None, word: str) -> list[psutil.Process]:
+    """The processes that a process has started with `word` in their command."""
+    found = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends while it is looked at
+            found += [child] if word in child.cmdline() else []
+    return found
+
+
+def gone(process: psutil.Process) -> bool:
+    """It has ended, though nobody may have asked yet how."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
 def workers(endpoint: Endpoint) -> list[psutil.Process]:
     """The processes that answer."""
-    found = []
-    for child in psutil.Process(endpoint.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # killed while it is looked at
-            found += [child] if "deploy_ext.serve.supervisor" in child.cmdline() else []
-    return found
+    return children(endpoint.pid, "deploy_ext.serve.supervisor")

@@ -24,7 +24,7 @@ import psutil
 import pytest
 from jobs import notebook, started
 from sklearn.tree import DecisionTreeClassifier
-from stories import until
+from stories import gone, until
 from test_batch import FRAME, LATE, ordered, pipe
 
 import deploy_ext
@@ -314,7 +314,7 @@ def test_a_cluster_of_our_own_keeps_to_loopback_and_ends_with_the_block(capfd: A
         assert {"raylet", "gcs_server"} <= names
         listening = {c.laddr.ip for p in below for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
         assert listening and listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
-    until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in below), 20)
+    until(lambda: all(map(gone, below)), 20)
     assert signal.getsignal(signal.SIGTERM) == before
     out, err = capfd.readouterr()
     assert (

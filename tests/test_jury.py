@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from stories import COLUMNS, flights, good, until
+from stories import COLUMNS, children, flights, good, until
 
 import deploy_ext
 from deploy_ext import dossier, verbs
@@ -95,7 +95,7 @@ def test_a_jury_ends_with_whoever_asked_for_it(hostile, tmp_path) -> None:
     command = [sys.executable, "-c", code.format(here=str(Path(__file__).parent))]
     parent = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(temporary)})
     try:
-        seats = until(lambda: [c for c in psutil.Process(parent.pid).children() if "deploy_ext.jury" in c.cmdline()])
+        seats = until(lambda: children(parent.pid, "deploy_ext.jury"))
         parent.kill()
         parent.wait()
         assert psutil.wait_procs(seats, timeout=30)[1] == []

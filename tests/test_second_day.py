@@ -17,7 +17,21 @@ import pandas as pd
 import psutil
 import pytest
 from sklearn.linear_model import LogisticRegression
-from stories import COLUMNS, clone, flights, good, nothing_made, pipeline, processes, said, script, state, until
+from stories import (
+    COLUMNS,
+    children,
+    clone,
+    flights,
+    gone,
+    good,
+    nothing_made,
+    pipeline,
+    processes,
+    said,
+    script,
+    state,
+    until,
+)
 
 import deploy_ext
 from deploy_ext import cli
@@ -64,8 +78,7 @@ print(deploy_ext.register(good(), "flights", flights(), "late").version)
 def reloading(process: subprocess.Popen[str]) -> psutil.Process | None:
     """The clean process that checks the bundle of a registration, once it runs."""
     assert process.poll() is None, process.communicate()
-    found = [c for c in psutil.Process(process.pid).children() if "deploy_ext.serve.runtime" in c.cmdline()]
-    return found[0] if found else None
+    return next(iter(children(process.pid, "deploy_ext.serve.runtime")), None)
 
 
 def test_a_killed_registration_leaves_no_version(story: Path) -> None:
@@ -93,7 +106,7 @@ def test_ctrl_c_takes_everything_back(story: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, told = process.communicate(timeout=60)
         assert process.returncode == 130 and out == "" and "stopped" in told and "Traceback" not in told
-        until(lambda: not clean.is_running() or clean.status() == psutil.STATUS_ZOMBIE)
+        until(lambda: gone(clean))
 
 
 # full and read-only disks, in a mount namespace of the child's own: nothing stays mounted, whatever happens

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from stories import COLUMNS, flights, good, processes, until, workers
+from stories import COLUMNS, flights, gone, good, processes, until, workers
 
 import deploy_ext
 from deploy_ext.core import EndpointFailed, InvalidRequest
@@ -148,7 +148,7 @@ def test_no_request_fails_while_all_workers_change(endpoint: Endpoint) -> None:
 def test_a_killed_supervisor_takes_its_workers_along_and_up_mends_it(endpoint: Endpoint) -> None:
     before = workers(endpoint)
     psutil.Process(endpoint.pid).kill()
-    until(lambda: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in before), 10)
+    until(lambda: all(map(gone, before)), 10)
     assert deploy_ext.status("flights")[0].state == "dead"
     again = deploy_ext.up("flights", workers=2)
     assert again.url == endpoint.url and len(workers(again)) == 2
