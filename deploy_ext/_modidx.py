@@ -2696,7 +2696,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'deploy_ext.stopping.Stopped': ('stopping.html#stopped', 'deploy_ext/stopping.py'),
                                      'deploy_ext.stopping._Stop': ('stopping.html#_stop', 'deploy_ext/stopping.py'),
                                      'deploy_ext.stopping._Stop.__call__': ('stopping.html#_stop.__call__', 'deploy_ext/stopping.py'),
-                                     'deploy_ext.stopping._unheeded': ('stopping.html#_unheeded', 'deploy_ext/stopping.py'),
                                      'deploy_ext.stopping.stoppable': ('stopping.html#stoppable', 'deploy_ext/stopping.py')},
             'deploy_ext.store': { 'deploy_ext.store.AlreadyThere': ('store.html#alreadythere', 'deploy_ext/store.py'),
                                   'deploy_ext.store.NoAnswer': ('store.html#noanswer', 'deploy_ext/store.py'),

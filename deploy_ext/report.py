@@ -10,6 +10,7 @@ import html
 import json
 import os
 import secrets
+import signal
 import socket
 import sys
 import tempfile
@@ -40,6 +41,8 @@ __all__ = ['SESSION', 'STYLE', 'NOTEBOOK', 'T', 'MODEL_CARD', 'own_kernel', 'spo
 
 # %% ../nbs/42_report.ipynb #report-own-kernel-code
 SESSION = "JPY_SESSION_NAME"
+_RESET = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+_HEEDING = (sys.executable, "-ISc", _RESET)  # starts a command that heeds the hangup of a terminal
 
 
 @contextlib.contextmanager
@@ -53,6 +56,10 @@ def own_kernel(notebook: Path, kernel: str = "python3") -> Iterator[Any]:
     from jupyter_core.utils import run_sync
 
     class Manager(AsyncKernelManager):
+        def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+            command = super().format_kernel_cmd(extra_arguments)
+            return [*_HEEDING, *command] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else command
+
         def __init__(self, **told: Any):
             super().__init__(**told)
             self.clients: list[Any] = []

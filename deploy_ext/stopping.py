@@ -37,10 +37,6 @@ class _Stop:
             raise Stopped("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
 
 
-def _unheeded(number: int, frame: Any) -> None:
-    """What is called when a terminal hangs up that we were to outlive."""
-
-
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
     """SIGTERM and Ctrl-C raise `Stopped` in here, where this is the main thread; once, if they come in a row."""
@@ -51,8 +47,6 @@ def stoppable() -> Iterator[None]:
     wanted = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) != signal.SIG_IGN]  # as after nohup
     stop = _Stop()
     before = {number: signal.signal(number, stop) for number in wanted}
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, _unheeded)
     try:
         yield
     finally:

@@ -87,15 +87,16 @@ def test_it_puts_all_away_though_it_is_stopped_twice(tmp_path: Path, numbers: tu
     assert (again.outcome, again.ran) == ("done", 2) and "a 1" in outputs(again)
 
 
-def test_what_a_cell_has_started_ends_with_the_kernel_also_after_nohup(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [(), ("-p", "months=1,2", "--grid", "--jobs", "2")])
+def test_what_a_cell_has_started_ends_with_the_kernel_also_after_nohup(tmp_path: Path, words: tuple[str, ...]) -> None:
     def sleeps() -> bool:
         return any(p.info["cmdline"] == ["sleep", "600.5"] for p in psutil.process_iter(["cmdline"]))
 
     notebook(tmp_path / "train.ipynb", "!sleep 600.5")
-    job = started(tmp_path, "train.ipynb", "--cell-timeout", "3s", "--json", by=("nohup",))
+    job = started(tmp_path, "train.ipynb", *words, "--cell-timeout", "3s", "--json", by=("nohup",))
     until(sleeps)
     told, _ = ended(job)
-    assert "cell 2: it took longer than 3 seconds" in told["told"]
+    assert ": it took longer than 3 seconds" in told["told"]
     until(lambda: not sleeps(), 5)
 
 

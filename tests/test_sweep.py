@@ -9,6 +9,7 @@ import signal
 from ast import literal_eval
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -167,11 +168,11 @@ def test_variables_stand_still_while_threads_work_and_kernels_have_those_of_the_
 ) -> None:
     """A variable that went while another thread read all of them has ended a sweep in its middle."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "50")
-    before, seen = mlflows(), list[dict[str, str]]()
+    before, seen, over = mlflows(), list[dict[str, str]](), Event()
 
     def look() -> None:
         until((tmp_path / "begun-1").exists, 60)
-        while not (tmp_path / f"ended-{last}").exists():
+        while not (tmp_path / f"ended-{last}").exists() and not over.is_set():
             seen.append(mlflows())
 
     ask = "import os, time\nprint({k: v for k, v in os.environ.items() if k.startswith('MLFLOW_')})\ntime.sleep(1)"
@@ -179,7 +180,10 @@ def test_variables_stand_still_while_threads_work_and_kernels_have_those_of_the_
     path = book(tmp_path, marks[0], ask, marks[1])
     with ThreadPoolExecutor(1) as beside:
         looking = beside.submit(look)
-        done = retrain(path, "depth=1") if last == 1 else sweep(path, "depth=1,2,3,4", jobs=2)
+        try:
+            done = retrain(path, "depth=1") if last == 1 else sweep(path, "depth=1,2,3,4", jobs=2)
+        finally:
+            over.set()
         looking.result()
     assert [literal_eval(outputs(job)) for job in getattr(done, "trials", [done])] == [before] * last
     assert seen and all(one == seen[0] for one in seen)

@@ -183,7 +183,6 @@ def test_a_crafted_file_cannot_approve_itself() -> None:
 def test_a_process_that_opens_a_model_imports_no_other_library_for_arrays() -> None:
     code = """
 import sys
-from pathlib import Path
 from deploy_ext.trust import dump, harmless, restore, serialization
 from sklearn.linear_model import Ridge
 model = Ridge().fit([[1.0], [2.0]], [1.0, 2.0])
